@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm
 
 import tombola as tb
 from in_ranks import in_ranks
@@ -515,6 +517,60 @@ def test_adapters_trained_under_a_mask_are_merged_without_a_loss() -> None:
     assert torch.equal(model(x), output)
     assert pruner.finish() == mask
     assert tb.Mask.from_zeros(model) == mask
+
+
+@pytest.mark.parametrize(
+    "computes",
+    [
+        lambda layer: spectral_norm(layer),
+        lambda layer: orthogonal(layer),
+        lambda layer: parametrize.register_parametrization(layer, "weight", LowRank(*layer.weight.shape)),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.25),
+    ],
+    ids=["spectral norm", "orthogonal", "adapter", "torch's own pruning"],
+)
+def test_a_ticket_holds_computed_weights_as_the_network_uses_them(computes: Callable[[nn.Module], Any]) -> None:
+    model, first, plain = network(), network(), network(1)
+    computes(model[0])
+    computes(first[0])
+    pruner = tb.Gradual(model, density=0.5)
+    train(model, torch.optim.Adam(model.parameters(), lr=0.05), pruner, 3)
+    model.eval()
+    wanted, names = model(examples()[0]), set(model.state_dict())
+    for ticket in (pruner.ticket(), pruner.ticket(origin=first)):
+        built = ticket.build(model=plain)
+        assert torch.equal(built(examples()[0]), wanted)
+        assert built.state_dict().keys() == plain.state_dict().keys()
+        assert tb.Mask.from_zeros(built) == pruner.mask
+    assert set(model.state_dict()) == names
+    assert torch.equal(model(examples()[0]), wanted)
+
+
+def test_computed_weights_are_scored_as_the_network_uses_them() -> None:
+    model = network()
+    orthogonal(model[0])  # stored as reflections, of which most are 0
+    weight = model[0].weight.detach().abs()
+    kept = tb.Gradual(model, density=0.5).mask["0.weight"]
+    assert weight[kept].min() > weight[~kept].max()
+    norm = network()
+    spectral_norm(norm[0])
+    tb.Gradual(norm, density=0.5)
+    assert norm[0].parametrizations.weight[0].training  # scored in eval mode, which takes no step of its iteration
+
+
+def test_a_mask_on_a_weight_that_is_still_computed_is_not_given_up() -> None:
+    model = network()
+    spectral_norm(model[0])
+    pruner = tb.Gradual(model, density=0.5)
+    train(model, adam(model), pruner, 3)
+    with pytest.raises(
+        TombolaError, match=r"^'0.weight' is still computed .*remove_parametrizations\(layer, 'weight'\) "
+    ):
+        pruner.finish()
+    assert pruner.is_active
+    assert int((model[0].weight == 0).sum()) == 24
+    parametrize.remove_parametrizations(model[0], "weight")
+    assert pruner.finish() == tb.Mask.from_zeros(model)
 
 
 def test_adapters_trained_beside_are_merged_under_the_mask() -> None:

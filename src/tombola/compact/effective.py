@@ -44,6 +44,27 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     return plain
 
 
+def uncomputed(model: nn.Module) -> nn.Module:
+    """The model itself where all its weights are parameters; else a copy in eval mode with its effective weights as
+    parameters, as `plain_copy` makes it, but without a call of the network.
+
+    Raises:
+        TombolaError: it cannot be copied.
+    """
+    if not any(map(_computes, model.modules())):
+        return model
+    plain, called = copied(model), copied(model)
+    with torch.no_grad():
+        for module in called.modules():
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, _HOOKS):
+                    hook(module, ())
+        for _ in (*_take_computed(plain), *_take_hooked(plain, called)):
+            pass
+        release(plain)
+    return plain
+
+
 def _take_computed(model: nn.Module) -> Iterator[str]:
     """Parametrised tensors become plain; those of one parametrisation stay tied.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
@@ -12,7 +13,8 @@ from tombola.fields import described
 from tombola.gradual.schedule import Cubic
 from tombola.hold.hold import changing
 from tombola.mask import Mask
-from tombola.parameters import check_plain
+from tombola.nn.modes import in_mode
+from tombola.parameters import check_plain, module_at, parameter_paths, parameters_by_name, resolve
 from tombola.select.checks import checked_density
 from tombola.select.patterns import NM, Pattern
 
@@ -58,6 +60,41 @@ def check_free(model: nn.Module, mask: Mask) -> None:
             f"another Gradual prunes {taken[0]!r} of this model already; call its finish() first, or "
             "tombola.hold.release(model) where it is gone"
         )
+
+
+def check_written(model: nn.Module, mask: Mask) -> None:
+    """TombolaError for masked weights that a parametrisation computes: without the mask they are not 0."""
+    for name, (_, local) in _parametrized(model).items():
+        if name in mask:
+            raise TombolaError(
+                f"{name!r} is still computed by a parametrisation, which gives no zeros without the mask; call "
+                f"torch.nn.utils.parametrize.remove_parametrizations(layer, {local!r}) first, which leaves them, or "
+                "take ticket(), and tombola.hold.release(model) to go on without the mask"
+            )
+
+
+def weights_as_used(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Weights by name, detached, as eval mode computes them where a parametrisation does."""
+    every, computed = parameters_by_name(model, tied=True), _parametrized(model)
+    found: dict[str, Tensor] = {}
+    for name in names:
+        if name in computed:
+            owner, local = computed[name]
+            with in_mode(owner.parametrizations, train=False):  # type: ignore[arg-type]
+                found[name] = getattr(owner, local).detach()
+        else:
+            found[name] = resolve(every, name).detach()
+    return found
+
+
+def _parametrized(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Every name of a weight that a parametrisation computes -> the module and attribute that use it."""
+    places = {name: (module_at(model, where[0][0]), where[0][1]) for name, where in parameter_paths(model).items()}
+    return {
+        name: (owner, local)
+        for name, (owner, local) in places.items()
+        if owner is not None and is_parametrized(owner, local)
+    }
 
 
 def gathered(weight: Tensor) -> Tensor:

@@ -10,16 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tombola.compact.effective import uncomputed
 from tombola.errors import TombolaError
 from tombola.fields import checked, described
 from tombola.gradual.alike import are_alike, mask_of_bits, present_ranks
-from tombola.gradual.given import check_free, check_on_the_way, check_state, final_density, gathered, whole_mask
+from tombola.gradual.given import (
+    check_free,
+    check_on_the_way,
+    check_state,
+    check_written,
+    final_density,
+    gathered,
+    weights_as_used,
+    whole_mask,
+)
 from tombola.gradual.packed import packed
 from tombola.gradual.schedule import Cubic
 from tombola.hold import Hold
 from tombola.hold.moments import clear_moments
 from tombola.mask import Mask
-from tombola.parameters import parameters_by_name, resolve, transposed, unwrap
+from tombola.parameters import parameters_by_name, transposed, unwrap
 from tombola.rng.seeds import checked_seed, generator
 from tombola.select import criteria
 from tombola.select.criteria import CRITERIA, Context, Criterion, large_final
@@ -176,17 +186,25 @@ class Gradual:
     def finish(self) -> Mask:
         """Stop holding, and give the mask; the pruned weights of the model are zeros, and it is a plain network.
 
+        Raises:
+            TombolaError: a parametrisation (spectral norm, an adapter) still computes a pruned weight, which would not
+                be 0 without the mask; the mask is held on then.
+
         Warns:
             UnfinishedScheduleWarning: the schedule has steps left.
         """
         self._warn_if_unfinished()
         if self._hold is not None:
+            check_written(self.model, self._mask)
             self._hold.release()
             self._hold = None
         return self._mask
 
     def ticket(self, provenance: Mapping[str, Any] | None = None, *, origin: nn.Module | None = None) -> Ticket:
         """The network as it is now as a ticket, to be saved and built, bit for bit.
+
+        Weights that a parametrisation computes (spectral norm, an adapter) are in it as eval mode computes them: build
+        it with the network without the parametrisation.
 
         Args:
             provenance: JSON-able data about it, e.g. {"accuracy": 0.93}.
@@ -196,12 +214,12 @@ class Gradual:
         self._warn_if_unfinished()
         if self._hold is not None:
             self._hold.enforce()
-        state = tensors_of(self.model)
+        state = tensors_of(uncomputed(self.model))
         method: dict[str, Any] = {"name": "gradual", "steps": self.steps, "pattern": str(self._pattern)}
         if turned := sorted(transposed(self.model) & self._mask.keys()):
             method["transposed"] = turned  # for a random control in the same pattern
         whole = Ticket.from_models(
-            origin=Origin.stored(state if origin is None else unwrap(origin)),
+            origin=Origin.stored(state if origin is None else uncomputed(unwrap(origin))),
             mask=self._mask.to("cpu"),
             final_state=state,
             provenance={"method": method, **(provenance or {})},
@@ -325,8 +343,7 @@ class Gradual:
 
     def _weights(self) -> dict[str, Tensor]:
         """Those that are masked; whole also where they are sharded, so that all ranks must ask."""
-        every = parameters_by_name(self.model, tied=True)
-        return {name: gathered(resolve(every, name).detach()) for name in self._mask}
+        return {name: gathered(weight) for name, weight in weights_as_used(self.model, self._mask).items()}
 
     def _kept_start(self) -> dict[str, Tensor] | None:
         """Copies of the weights now, where the criterion may look at them later."""
