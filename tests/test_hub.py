@@ -15,6 +15,7 @@ import yaml
 from torch import nn
 
 import tombola as tb
+from cli_calls import call
 from tombola.errors import TombolaError
 from tombola.results.verification import VerificationResult
 from tombola.ticket.card import card
@@ -104,6 +105,45 @@ def test_there_and_back(hub: Hub, ticket: tb.Ticket) -> None:
     assert tb.Ticket.from_hub("me/net", "half.ticket") == ticket.rounded("float16")
 
 
+def test_the_command_line(
+    hub: Hub, ticket: tb.Ticket, verification: tuple[tb.Ticket, VerificationResult], tmp_path: Path
+) -> None:
+    path = tmp_path / "here.ticket"
+    ticket.save(path)
+    status, out, err = call(
+        "push", str(path), "me/net", "--private", "--filename", "half.ticket", "--values", "float16"
+    )
+    assert (status, out, err) == (0, "half.ticket in me/net: https://hub/commit/1\n", "")
+    assert hub.calls[0] == ("create_repo", "me/net", {"exist_ok": True, "private": True})
+    assert tb.Ticket.from_hub("me/net", "half.ticket") == ticket.rounded("float16")
+    times = ("--milliseconds", "{dense: 56.3}", "--machine", "AMD EPYC", "--replace_card")
+    assert call("push", str(path), "me/net", *times)[0] == 0
+    assert "| dense | 56.30 |" in (hub.folder / "README.md").read_text()
+    found, result = verification
+    found.save(path)
+    assert call("push", str(path), "me/net", "--replace_card", "--verdict", str(result.run))[0] == 0
+    assert "95 % interval" in (hub.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--verdict", "nowhere"), "nowhere holds no finished verification"),
+        (("--filename", "../x.ticket"), "filename is '../x.ticket'; give a file's path within the repository"),
+        (("--machine", "x"), "milliseconds and machine together"),
+        (("--values", "float8"), "values 'float8' is unknown; use one of"),
+    ],
+)
+def test_mistakes_at_the_command_line(words: tuple[str, ...], said: str, hub: Hub, ticket: tb.Ticket) -> None:
+    path = hub.folder / "here.ticket"
+    ticket.save(path)
+    status, out, err = call("push", str(path), "me/net", *words)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not hub.calls
+
+
 def test_a_card_that_is_there_stays_unless_asked(hub: Hub, ticket: tb.Ticket) -> None:
     page = hub.folder / "README.md"
     page.write_text("mine")
@@ -159,6 +199,11 @@ def test_texts_of_a_ticket_mean_nothing_to_the_page() -> None:
     ("call", "said"),
     [
         (lambda t: t.push_to_hub("me/net", "net.bin"), r"ends in \.ticket"),
+        (lambda t: t.push_to_hub("me/net", "../x.ticket"), r"^filename is '\.\./x\.ticket'; give a file's path within"),
+        (lambda t: t.push_to_hub("me/net", "/x.ticket"), "give a file's path within the repository, such as network"),
+        (lambda t: tb.Ticket.from_hub("me/net", "../x"), r"^filename is '\.\./x'; give a file's path within"),
+        (lambda t: tb.Ticket.from_hub("me/net", "a\\..\\..\\x"), "give a file's path within"),
+        (lambda t: tb.Ticket.from_hub("me/net", ""), "filename is ''; give a file's path within"),
         (lambda t: t.push_to_hub("me/net", machine="x"), "milliseconds and machine together"),
         (lambda t: t.push_to_hub("me/net", milliseconds={"a": 1.0}), "milliseconds and machine together"),
         (lambda t: tb.Ticket.from_hub("me/net", "other.ticket"), "'me/net' on the Hub: FileNotFoundError.*log-in"),

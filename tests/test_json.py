@@ -156,6 +156,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("unpack",): lambda found, runs: [packed(runs), "--out", str(runs / "unpacked.safetensors")],
     ("delta",): lambda found, runs: [*checkpoints(runs), "--out", str(runs / "made.delta")],
     ("apply",): lambda found, runs: [*differing(runs), "--out", str(runs / "applied.safetensors")],
+    ("push",): lambda found, runs: [found["ticket"], "me/network"],
     ("report",): lambda found, runs: [found["run"], "--out", str(runs / "page")],
     ("reproduce",): lambda found, runs: [],
     ("runs",): lambda found, runs: ["--out", str(runs)],
@@ -189,6 +190,7 @@ def test_every_command_says_it(
     monkeypatch.setattr("tombola.report.page.write_report", lambda *args: SimpleNamespace(html="x.html", figures=[]))
     monkeypatch.setattr(import_module("tombola.deploy.deploy"), "deploy", lambda *args, **more: Deployed())
     monkeypatch.setattr(import_module("tombola.deploy.export"), "export", lambda *args, **more: {})
+    monkeypatch.setattr("tombola.ticket.hub.push", lambda *args, **more: "https://hub/commit/1")
     monkeypatch.setattr("tombola.runs.atomic.write_json", lambda *args: None)
     monkeypatch.setattr("tombola.bench.bench.bench", lambda *args, **more: Benchmark(1, 1, (), (), 1, 1, {}))
     said = last_json(*words, *COMMANDS[words](found, runs))

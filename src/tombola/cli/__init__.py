@@ -107,6 +107,7 @@ def all_verbs() -> list[Verb]:
         deployment,
         double_descent,
         geometry,
+        hub,
         overlap,
         packs,
         pruning,
@@ -136,6 +137,7 @@ def all_verbs() -> list[Verb]:
         sensitivity,
         packs,
         deltas,
+        hub,
         records,
     )
     verbs = [verb for group in groups for verb in group.verbs()]

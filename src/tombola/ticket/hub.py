@@ -21,6 +21,7 @@ def pull(
     repo_id: str, filename: str = FILENAME, *, revision: str | None = None, max_weights: int | None = None
 ) -> Ticket:
     """See `Ticket.from_hub`."""
+    _check_within(filename)
     hub = _hub()
     with _asking(repo_id):
         path = hub.hf_hub_download(repo_id, filename, revision=revision)
@@ -42,7 +43,8 @@ def push(
     hub = _hub()
     if isinstance(run := told["verdict"], os.PathLike):
         told = {**told, "verdict": verified(Path(run), ticket)}  # here, for the ticket that is saved may be rounded
-    if Path(filename).suffix != ".ticket" or Path(filename).is_absolute() or ".." in Path(filename).parts:
+    _check_within(filename)
+    if Path(filename).suffix != ".ticket":
         raise TombolaError(f"filename is {filename!r}; a ticket's name in the repository ends in .ticket")
     with TemporaryDirectory() as folder:
         file = Path(folder) / "network.ticket"
@@ -57,6 +59,16 @@ def push(
                 add.append(hub.CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=text.encode()))
             done = api.create_commit(repo_id, add, commit_message=f"Ticket {filename}", revision=revision)
     return str(done.commit_url)
+
+
+def _check_within(filename: str) -> None:
+    """TombolaError for a name that is of no file within a repository."""
+    parts = filename.replace("\\", "/").split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise TombolaError(
+            f"filename is {filename[:200]!r}; give a file's path within the repository, such as {FILENAME} or "
+            f"small/{FILENAME}"
+        )
 
 
 def _hub() -> Any:
