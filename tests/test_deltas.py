@@ -218,7 +218,11 @@ def test_the_command_line(files: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert said.count("\n") == 1
     assert not (files / "twice").exists()
     assert main(["delta", base, made, "--out", str(files / "twice")]) == 2
-    assert "x.delta ends in '.delta'" in capsys.readouterr().err
+    assert "x.delta is a delta and no checkpoint" in capsys.readouterr().err
+    for order in ([base, made], [tuned, made]):
+        assert main(["apply", *order, "--out", str(files / "twice")]) == 2
+        said = f"{made} is a delta and {order[0]} is none; name the delta first: tombola apply {made} {order[0]}"
+        assert said in capsys.readouterr().err
     assert main(["delta", base, tuned, "--out", tuned]) == 2
     assert "is what is read; name another file" in capsys.readouterr().err
     assert (files / "tuned.safetensors").stat().st_size > 1000

@@ -75,9 +75,15 @@ def _add_apply(parser: ArgumentParser) -> None:
 
 def _apply(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.deltas import Delta
+    from tombola.deltas.file import is_delta
     from tombola.models.checkpoint import read_state, separate, write_state
 
     check_apart(given["out"], given["delta"])
+    first, second = given["delta"], given["base"]
+    if is_delta(Path(second)) and not is_delta(Path(first)):
+        raise TombolaError(
+            f"{second} is a delta and {first} is none; name the delta first: tombola apply {second} {first}"
+        )
     state = read_state(given["base"])
     found = Delta.load(given["delta"])
     found.apply_(state)

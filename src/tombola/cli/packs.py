@@ -51,7 +51,7 @@ def _add_pack(parser: ArgumentParser) -> None:
 
 
 def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from tombola.models.checkpoint import bytes_of, open_state
+    from tombola.models.checkpoint import open_state, tensor_bytes
     from tombola.models.tensor_file import TensorFiles
     from tombola.ticket.pack import pack
     from tombola.ticket.pack_file import pack_file
@@ -69,11 +69,11 @@ def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if not _is_file(given["model"]):
         network, module = _built(given)
         ticket = pack(module, told, network=network)
-        dense = sum(map(bytes_of, module.state_dict().values()))
+        dense = sum(map(tensor_bytes, module.state_dict().values()))
     else:
         _check_alone(given)
         state = open_state(given["model"])
-        dense = sum(map(bytes_of, state.values()))
+        dense = sum(map(tensor_bytes, state.values()))
         ticket = None if isinstance(state, TensorFiles) and dense > _WHOLE else pack(dict(state), told)
     if ticket is None:
         held = pack_file(state, out, values, told)

@@ -74,6 +74,15 @@ def _checksum(header: _Header, tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def is_delta(path: Path) -> bool:
+    """Whether a file says that it is a delta."""
+    try:
+        with safetensors.safe_open(path, "pt") as opened:
+            return _KEY in (opened.metadata() or {})
+    except Exception:  # the library raises many kinds for a crafted header
+        return False
+
+
 def read(path: Path) -> tuple[dict[str, Change], dict[str, str]]:
     """The changes that a file holds, and which names share a tensor.
 

@@ -7,6 +7,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,6 +228,7 @@ def _read_file(path: Path) -> Any:
         raise
     except Exception as error:
         raise TombolaError(_refusal(path, error)) from error
+    _check_foreign(path)
     raise TombolaError(f"checkpoint {path} ends in {path.suffix!r}; allowed: .safetensors, {', '.join(_PICKLED)}")
 
 
@@ -240,6 +242,14 @@ def _check_plain(file: Path) -> None:
         raise TombolaError(f"{file} is a ticket and no checkpoint; tombola unpack {file} writes the one it holds")
     if "tombola_delta" in known:
         raise TombolaError(f"{file} is a delta and no checkpoint; tombola apply makes one of it and its base")
+
+
+def _check_foreign(file: Path) -> None:
+    """`_check_plain` of a file that may be of any kind."""
+    from safetensors import SafetensorError
+
+    with suppress(SafetensorError, OSError):
+        _check_plain(file)
 
 
 def _check_size(path: Path) -> None:
@@ -256,7 +266,7 @@ def _check_expanded(path: Path, state: Mapping[str, Tensor]) -> None:
     """TombolaError for tensors that need far more memory than their files, once each has its own."""
     if nested := [name for name, tensor in state.items() if tensor.is_nested]:
         raise TombolaError(f"checkpoint {path} holds nested tensors, {some(nested)}; a network's have one shape each")
-    sizes = {_storage(tensor): (bytes_of(tensor), name) for name, tensor in state.items() if _has_memory(tensor)}
+    sizes = {_storage(tensor): (tensor_bytes(tensor), name) for name, tensor in state.items() if _has_memory(tensor)}
     needed = sum(size for size, _ in sizes.values())
     held = sum(file.stat().st_size for file in (_files(path) if path.name.endswith(_INDEX) else [path]))
     if needed > max(_EXPANDED, _UNPACKED * held):
@@ -382,7 +392,7 @@ def _names_of(file: Path) -> list[str]:
         raise TombolaError(_refusal(file, error)) from error
 
 
-def bytes_of(tensor: Tensor) -> int:
+def tensor_bytes(tensor: Tensor) -> int:
     """Bytes of a tensor's values, each with its own memory; of a sparse one as if it were dense."""
     return tensor.numel() * tensor.element_size()
 
