@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import tombola as tb
 from tombola.errors import TombolaError
-from tombola.nn.init import fans
+from tombola.nn.init import fans, initialise_
 from tombola.parameters import transposed
 from tombola.supermask.attach import start_scores
 from tombola.train.gradient import input_norms
@@ -82,6 +82,17 @@ def test_fans_of_a_turned_matrix_are_turned() -> None:
         for weight, turned in ((linear.weight, False), (conv1d.weight, True))
     ]
     assert begun[0] == begun[1] == pytest.approx(math.sqrt(2 / 3))
+
+
+@pytest.mark.parametrize("scheme", ["signed_constant", "xavier_constant", "torch_default", "kaiming_normal"])
+def test_it_is_initialised_as_the_linear_layer_that_it_is(scheme: str) -> None:
+    linear, conv1d = nn.Linear(300, 20), Conv1D(20, 300)
+    with torch.no_grad():
+        conv1d.bias.fill_(9.0)
+    assert initialise_(linear, scheme, 3) == initialise_(conv1d, scheme, 3) == ()
+    sizes = [layer.weight.detach().abs().reshape(-1).sort().values for layer in (linear, conv1d)]
+    assert torch.equal(*sizes)  # the same draws, in another order
+    assert torch.equal(linear.bias, conv1d.bias)
 
 
 def test_it_is_held() -> None:

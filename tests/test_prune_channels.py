@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Sequence
 
@@ -301,6 +302,21 @@ def test_a_network_without_channels_that_can_go_is_refused() -> None:
         prune_channels(nn.Linear(2, 3), density=0.5)
     with pytest.raises(TombolaError, match=r"the network refuses the example of shape \(1, 5\) \(.*forward takes it"):
         prune_channels(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), torch.ones(1, 5), density=0.5)
+
+
+def test_a_refused_example_is_said_once_and_torch_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    loggers = [logging.getLogger(f"torch.{name}") for name in ("_subclasses.fake_tensor", "fx.experimental.recording")]
+    for logger in loggers:
+        logger.addHandler(caplog.handler)
+    try:
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 4))
+        with pytest.raises(TombolaError, match="the network refuses the example"):
+            prune_channels(model, torch.ones(2, 1, 9, 9), density=0.5)
+    finally:
+        for logger in loggers:
+            logger.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not any(logger.disabled for logger in loggers)
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:

@@ -235,10 +235,11 @@ def prunable(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[st
 def _is_weight(module: nn.Module, local: str) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return local in _ATTENTION_WEIGHTS
-    return (isinstance(module, _LAYERS) or _is_conv1d(module)) and local == "weight"
+    return (isinstance(module, _LAYERS) or is_conv1d(module)) and local == "weight"
 
 
-def _is_conv1d(module: nn.Module) -> bool:
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is transformers' Conv1D, a linear layer whose weight is stored as (inputs, outputs)."""
     return any((kind.__module__, kind.__name__) == _CONV1D for kind in type(module).__mro__)
 
 
@@ -250,7 +251,7 @@ def transposed(model: nn.Module) -> frozenset[str]:
     return frozenset(
         name
         for name, owners in holders(model).items()
-        if any(_is_conv1d(module) and local == "weight" for module, local in owners)
+        if any(is_conv1d(module) and local == "weight" for module, local in owners)
     )
 
 

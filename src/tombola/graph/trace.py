@@ -111,14 +111,23 @@ def _operations(network: fx.GraphModule) -> list[str]:
 def _reading() -> Iterator[None]:
     """One network at a time, in silence."""
     with exporting(), torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        _LOG.disabled, builtins.len = True, _len
+        off = [log.disabled for log in _LOGS]
+        builtins.len = _len
         try:
+            for log in _LOGS:
+                log.disabled = True
             yield
         finally:
-            _LOG.disabled, builtins.len = False, _LEN
+            builtins.len = _LEN
+            for log, before in zip(_LOGS, off, strict=True):
+                log.disabled = before
 
 
-_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+_LOGS = tuple(
+    logging.getLogger(f"torch.{name}")
+    for name in ("fx.experimental.symbolic_shapes", "fx.experimental.recording", "_subclasses.fake_tensor")
+)
+"""Where torch.export tells what it could not follow, which an error here says in one line."""
 _LEN = len
 
 

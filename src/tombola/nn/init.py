@@ -19,6 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tombola.errors import TombolaError
 from tombola.names import unknown
+from tombola.parameters import is_conv1d
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 
@@ -133,7 +134,8 @@ def initialise_(
 ) -> tuple[str, ...]:
     """Write, in place, every parameter and statistic whose meaning is known.
 
-    Weights of linear and convolution layers follow the scheme and their biases are 0 (or the scheme's);
+    Weights of linear and convolution layers (transformers' Conv1D too) follow the scheme and their biases are 0 (or the
+    scheme's);
     norm layers get scale 1, bias 0 and fresh statistics; embeddings N(0, 1); packed attention projections
     Glorot uniform; recurrent layers U(+-1/sqrt(hidden size)); PReLU 0.25. Values are drawn on the CPU in
     float32 with the key `derive(seed, "init", name)` and then copied to the parameter's device and dtype.
@@ -198,8 +200,9 @@ def _writable(tensor: torch.Tensor) -> bool:
 
 def _draw_for(module: nn.Module, leaf: str, rule: Scheme, norm_scale: NormScale, scale: float) -> Draw | None:
     """How the entry `leaf` of this module is drawn, or None if its meaning is not known."""
-    if isinstance(module, (nn.Linear, _ConvNd)):
-        fan_in, fan_out = fans(module.weight)
+    turned = is_conv1d(module)
+    if turned or isinstance(module, (nn.Linear, _ConvNd)):
+        fan_in, fan_out = fans(getattr(module, "weight"), turned)  # noqa: B009
         if leaf == "weight":
             return lambda key, n: rule.draw(key, n, fan_in * scale, fan_out * scale)
         if leaf == "bias":
