@@ -20,7 +20,7 @@ from tombola.errors import TombolaError
 from tombola.prune.allocate import Counts, Evolution, by_error, evolve, rounded, uniform
 from tombola.prune.budget import Trial, bisected, nearest
 from tombola.prune.calibration import read
-from tombola.prune.goals import KeepAccuracy, bytes_of
+from tombola.prune.goals import KeepAccuracy, bytes_of, dense_bytes
 from tombola.prune.validation import Validation
 
 
@@ -291,6 +291,26 @@ def test_a_file_is_no_larger(trained: Trained, tmp_path: Path) -> None:
     assert sizes["float16"] > sizes[None]
 
 
+def test_a_file_is_no_larger_than_its_share_of_the_network_whose_tied_tensors_count_once(trained: Trained) -> None:
+    model, batch = trained
+    size = sum(value.nbytes for value in model.state_dict().values())
+    reached = tb.prune_to(model, [batch], file="95%", allocation="uniform")
+    assert reached.asked == int(0.95 * size) >= reached.value
+    tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    tied[1].weight = tied[0].weight
+    assert dense_bytes(tied) == 4 * (64 + 8 + 8)
+
+
+def test_where_no_density_keeps_the_accuracy_the_nearest_is_given_and_not_the_dense_network(trained: Trained) -> None:
+    model, batch = trained
+    labels = (batch[1] + 1) % 4  # which the network gets wrong, so that pruning can only win
+    reached = tb.prune_to(model, [(batch[0], batch[1])], keep_accuracy=0.0, lowest=0.01, trials=1)
+    assert not reached.met
+    assert reached.pruned.mask.density < 0.6
+    assert "NOT met, the nearest that was reached" in str(reached)
+    assert tb.prune_to(model, [(batch[0], labels)], keep_accuracy=0.0, trials=1).met
+
+
 def test_a_file_that_cannot_be_so_small_is_said_and_the_nearest_kept(trained: Trained) -> None:
     model, batch = trained
     reached = tb.prune_to(model, [batch], file=10, allocation="uniform", lowest=0.1)
@@ -371,6 +391,10 @@ def test_evolution_reaches_no_less_at_the_same_size(trained: Trained) -> None:
         ({"faster": -1}, "faster is -1; give a number above 0"),
         ({"file": "5 pounds"}, "file is '5 pounds'; give a size such as 5MB"),
         ({"file": 0}, "file is 0; give a size"),
+        (
+            {"file": "0%"},
+            "file is '0%'; give a size such as 5MB, 300kB or 1.5GiB, bytes, or 25% of those of the network",
+        ),
         ({"file": "1kB", "pattern": "2:4"}, "pattern 2:4 fixes the density"),
         ({"file": "1kB", "pattern": "head"}, "pattern head takes one density for all attention layers"),
         (
@@ -392,7 +416,8 @@ def test_budgets_that_make_no_sense_are_refused(trained: Trained, options: dict[
 
 
 def test_sizes_in_words() -> None:
-    assert [bytes_of(size) for size in ("5MB", "0.5 GiB", "12", "3kib")] == [5_000_000, 2**29, 12, 3072]
+    sizes = ("5MB", "0.5 GiB", "12", "3kib", "25%", "0.5 %", "150%")
+    assert [bytes_of(size, 1000) for size in sizes] == [5_000_000, 2**29, 12, 3072, 250, 5, 1500]
 
 
 # ---- what strangers give ---------------------------------------------------------------------------------------

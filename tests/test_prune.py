@@ -266,6 +266,34 @@ def test_torchs_attention_by_heads_and_by_inputs(more: dict[str, int]) -> None:
         assert tb.prune(model, [batch], density=0.5, criterion=criterion).mask.density == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow", "px", "taylor", "wanda", "sparse_gpt"])
+def test_inference_mode_changes_nothing_and_neither_does_what_is_made_in_it(criterion: str) -> None:
+    model, x, y = network(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), drawn(8, 6), torch.arange(8) % 3
+    wanted = tb.prune(model, [(x, y)], density=0.5, criterion=criterion)
+    with torch.inference_mode():
+        made = copy.deepcopy(model)
+        for one in (model, made):
+            found = tb.prune(one, [(x.clone(), y.clone())], density=0.5, criterion=criterion)
+            assert found.mask == wanted.mask
+            assert not any(value.is_inference() for value in found.model.state_dict().values())
+    assert not made[0].weight.requires_grad or made[0].weight.is_inference()
+
+
+def test_searches_over_densities_work_in_inference_mode() -> None:
+    model, x, y = network(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), drawn(8, 6), torch.arange(8) % 3
+    with torch.inference_mode():
+        assert tb.prune_to(model, [(x, y)], keep_accuracy=100, criterion="taylor", trials=1).met
+        assert tb.sensitivity(model, [(x, y)], criterion="snip", densities=[0.5]).layers
+
+
+def test_a_density_of_channels_or_heads_is_said_to_be_so() -> None:
+    model, x = network(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), drawn(8, 6)
+    said = "the density asked for, 0.5, counts channels, coupled ones as one; the table counts weights"
+    assert said in str(tb.prune(model, x, density=0.5, pattern="channel"))
+    for options in ({"density": 0.5}, {"density": {"0.weight": 0.5}, "pattern": "channel"}):
+        assert "the density asked for" not in str(tb.prune(model, x, **options))
+
+
 def test_coupled_channels_go_together() -> None:
     model, x = network(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3)), drawn(8, 2, 7, 7)
     with torch.no_grad():

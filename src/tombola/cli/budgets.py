@@ -28,7 +28,12 @@ def add_budget(parser: ArgumentParser) -> None:
     group.add_argument(
         "--faster", type=float | None, default=None, help="times as fast as eager torch at batch 1, deployed here"
     )
-    group.add_argument("--file", type=str | int | None, default=None, help="the ticket's size at most, e.g. 5MB")
+    group.add_argument(
+        "--file",
+        type=str | int | None,
+        default=None,
+        help="the ticket's size at most: 5MB, or 25%% of the network's tensors",
+    )
     group.add_argument(
         "--allocation",
         type=str,

@@ -89,6 +89,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     check_budget(given)
     with loading(None):
         from tombola.prune import prune
+        from tombola.prune.goals import dense_bytes
         from tombola.runs.atomic import check_file
         from tombola.search.request import loaded
 
@@ -108,7 +109,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     before, after = (None, None) if reached is None or reached.accuracy is None else reached.accuracy
     before = validated(model, splits) if before is None else before
     after = validated(final, splits) if after is None or final is not pruned.model else after
-    size, dense = Path(given["out"]).stat().st_size, sum(value.nbytes for value in model.state_dict().values())
+    size, dense = Path(given["out"]).stat().st_size, dense_bytes(model)
     metric = splits.task.metric_name
     screen.line(str(pruned))
     if reached is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tombola.bench.timing import WALL, Clock
@@ -20,7 +21,7 @@ from tombola.names import check_known
 from tombola.parameters import unwrap
 from tombola.prune.allocate import Counts, Evolution, by_error, evolve, uniform
 from tombola.prune.calibration import Calibration, Data, listed, opened
-from tombola.prune.goals import FileSize, Goal, KeepAccuracy, bytes_of
+from tombola.prune.goals import FileSize, Goal, KeepAccuracy, bytes_of, dense_bytes
 from tombola.prune.goals import faster as faster_than
 from tombola.prune.how import by_layer, how_of
 from tombola.prune.path import check_path
@@ -94,6 +95,7 @@ class Reached:
 
 @checked
 @without_autocast()
+@torch.inference_mode(False)  # of tensors made within that mode there are no gradients
 def prune_to(
     model: nn.Module,
     calibration: Data,
@@ -122,14 +124,17 @@ def prune_to(
     """Prune a trained network to one budget: the sparsest that keeps the accuracy, or the densest of a speed or size.
 
     The density of the whole is bisected, the allocation spreads each over the layers, and `tb.prune` prunes to that.
-    Where the network is fast or small enough as it is, it is given back unpruned, at density 1.
+    Where the network is fast or small enough as it is, it is given back unpruned, at density 1. Where no density that
+    was tried keeps the accuracy, the one that loses least is given, with `met` False, and not the dense network, which
+    would keep it in any case: that one you have, and this says what pruning costs.
 
     Args:
         model: copied, and left as it is; on the CPU for `faster`.
         calibration: as of `tb.prune`. Accuracy is that on a data set's validation examples, or on batches (x, y).
         keep_accuracy: points of accuracy lost at most.
         faster: times as fast as `engine` runs the dense network, at least: the pruned one is deployed here and timed.
-        file: bytes of the ticket's file at most, or a text such as "5MB".
+        file: bytes of the ticket's file at most, or a text such as "5MB", or "25%" of the bytes of the dense network's
+            tensors.
         example: for `faster`, inputs of the shape and batch size to be fast for; None: the first of the calibration.
         threads: for `faster`, of the CPU; None: as torch is set.
         engine: for `faster`, what it is compared with, of `tombola.bench.engines.ENGINES`.
@@ -159,7 +164,8 @@ def prune_to(
     >>> reached.met, reached.value <= 20_000, 0.1 < reached.pruned.mask.density < 0.6
     (True, True, True)
     """
-    budget, asked = _budget(keep_accuracy=keep_accuracy, faster=faster, file=None if file is None else bytes_of(file))
+    size = None if file is None else bytes_of(file, dense_bytes(unwrap(model)))
+    budget, asked = _budget(keep_accuracy=keep_accuracy, faster=faster, file=size)
     check_known("allocation", allocation, ALLOCATIONS)
     form = by_layer(pattern)
     if isinstance(form, NM):

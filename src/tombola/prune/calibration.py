@@ -221,7 +221,12 @@ def _placed(parts: Any, model: nn.Module, *, typed: bool = True) -> Any:
     """Tensors of any nesting on the network's device, floating-point ones in its dtype."""
     parameters = chain(model.parameters(), model.buffers())
     device, dtype = next((p.device for p in parameters), torch.device("cpu")), input_dtype(model)
-    return mapped(lambda x: x.to(device, dtype) if typed and x.is_floating_point() else x.to(device), parts)
+
+    def placed(x: Tensor) -> Tensor:
+        own = x.clone() if x.is_inference() else x  # of which there are no gradients
+        return own.to(device, dtype) if typed and own.is_floating_point() else own.to(device)
+
+    return mapped(placed, parts)
 
 
 def _taken(batch: Mapping[str, Any], model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:

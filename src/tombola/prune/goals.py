@@ -27,6 +27,7 @@ from tombola.prune.validation import Validation
 from tombola.runs.jobs import limit_threads
 from tombola.ticket.origin import NetworkSpec
 from tombola.ticket.rounding import Values
+from tombola.ticket.tensors import tensors_of, ties
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _ROUNDS = 5
@@ -126,20 +127,28 @@ class FileSize:
         return f"{count(value)} bytes"
 
 
-def bytes_of(size: int | str) -> int:
-    """A size as a number of bytes, or as text such as 5MB (10^6) or 5MiB (2^20).
+def bytes_of(size: int | str, whole: int) -> int:
+    """A size as a number of bytes, or as text such as 5MB (10^6), 5MiB (2^20) or 5% of `whole` bytes.
 
-    >>> bytes_of("5MB"), bytes_of("1.5 KiB"), bytes_of(900)
-    (5000000, 1536, 900)
+    >>> bytes_of("5MB", 0), bytes_of("1.5 KiB", 0), bytes_of(900, 0), bytes_of("12.5%", 1000)
+    (5000000, 1536, 900, 125)
 
     Raises:
         TombolaError: it is neither, or below 1.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(size))
-    unit = None if match is None else _UNITS.get(match[2].lower() or "b")
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*|%)\s*", str(size))
+    unit = None if match is None else whole / 100 if match[2] == "%" else _UNITS.get(match[2].lower() or "b")
     if match is None or unit is None or float(match[1]) * unit < 1:
-        raise TombolaError(f"file is {size!r}; give a size such as 5MB, 300kB or 1.5GiB, or bytes")
+        raise TombolaError(
+            f"file is {size!r}; give a size such as 5MB, 300kB or 1.5GiB, bytes, or 25% of those of the network"
+        )
     return int(float(match[1]) * unit)
+
+
+def dense_bytes(model: nn.Module) -> int:
+    """Bytes of all tensors of a network, as a checkpoint holds them: those that are tied once."""
+    state = tensors_of(model)
+    return sum(value.nbytes for name, value in state.items() if name not in ties(state))
 
 
 def faster(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from tombola.data.task import Loss
@@ -33,6 +34,7 @@ from tombola.select.patterns import Channel, Pattern
 
 @checked
 @without_autocast()
+@torch.inference_mode(False)  # of tensors made within that mode there are no gradients
 def prune(
     model: nn.Module,
     calibration: Data | None = None,

@@ -82,7 +82,19 @@ class Pruned:
         rows.append(("network", "", *total, _share(self.error)))
         note = "output error = |before - after|² / |before|², a layer's for the inputs that it had before"
         renewed = f"; {formats.plural(self.norms, 'norm')} with new statistics" if self.norms else ""
-        return "\n".join([*formats.ruled(rows, left=(0, 1)), note + renewed])
+        return "\n".join([*formats.ruled(rows, left=(0, 1)), note + renewed, *self._counted()])
+
+    def _counted(self) -> list[str]:
+        """What the density that was asked for counts, where that is not weights."""
+        density, what = self.how.get("density"), _COUNTED.get(str(self.how.get("pattern")))
+        return [f"the density asked for, {density:g}, counts {what}"] if what and isinstance(density, float) else []
+
+
+_COUNTED = {
+    "channel": "channels, coupled ones as one; the table counts weights, and those that read a dropped channel go too",
+    "head": "attention heads; the table counts weights, and layers without heads stay whole",
+}
+"""Pattern -> what a density is of, where it is no share of the weights."""
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:

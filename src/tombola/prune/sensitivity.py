@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from tombola.fields import check_counts, checked
@@ -24,6 +25,7 @@ DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05)
 
 @checked
 @without_autocast()
+@torch.inference_mode(False)  # of tensors made within that mode there are no gradients
 def sensitivity(
     model: nn.Module,
     calibration: Data,
