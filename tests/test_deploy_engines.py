@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import tombola as tb
+from apart import run_apart
 from clocks import NATIVE, InOrder, Never
 from tombola.bench import runtimes
 from tombola.deploy.c.passes import passes_of
@@ -174,3 +176,30 @@ def test_the_time_limit_is_kept(stand_in: Any) -> None:
     stand_in(conv())
     fast = tb.deploy(conv(), X, threads=1, clock=Late(), engines=["openvino"])
     assert fast.report.whole.missing == {"openvino": "the time limit was reached before"}
+
+
+SIGNALLED = """
+import gc, os, signal, sys, threading
+import torch
+import tombola as tb
+from tombola.bench.engines import ENGINES, Workload
+
+model, x = torch.nn.Sequential(torch.nn.Linear(4, 4)).eval(), torch.ones(1, 4)
+if sys.argv[1] == "deploy":
+    held = [tb.deploy(model, x, threads=1, engines=["openvino"])]
+else:
+    held = [ENGINES[sys.argv[1]](Workload(model, (x,), 1))]
+    held[0]()
+away = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+away.start()
+away.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs signals")
+@pytest.mark.parametrize("way", ["deploy", "onnxruntime", "openvino", "openvino-default"])
+def test_signals_are_handled_after_an_engine_ended_on_another_thread(way: str) -> None:
+    """OpenVINO leaves the thread that it began on an alternate signal stack that is no longer there."""
+    assert "handled" in run_apart(SIGNALLED, way)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tombola.bench.int8 import quantised
+from tombola.bench.runtimes import openvino_network
 
 Run = Callable[[], object]
 """One inference of the prepared network on the prepared input."""
@@ -158,11 +159,8 @@ def _package(name: str) -> Any:
 
 
 def _openvino(work: Workload, settings: Mapping[str, str]) -> Run:
-    runtime = _package("openvino")
-    core = runtime.Core()
-    options = {"INFERENCE_NUM_THREADS": work.threads, "PERFORMANCE_HINT": "LATENCY", **settings}
-    network = core.compile_model(core.read_model(work.onnx), "CPU", options)
-    request = network.create_infer_request()
+    _package("openvino")
+    request = openvino_network(work.onnx, work.threads, settings).create_infer_request()
     feed = dict(enumerate(x.numpy() for x in work.inputs))
     return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tombola.machine.locks import Lock
+from tombola.machine.signals import signal_stack_kept
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,16 +36,8 @@ def onnx_session(content: bytes, threads: int) -> Session:
 
 def openvino_session(content: bytes, threads: int) -> Session:
     """OpenVINO's CPU plugin on a network, held to float32. Raises ImportError, and what its reader raises."""
-    import openvino
-
-    core = openvino.Core()
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    network = core.compile_model(core.read_model(content), "CPU", options)
-    request, lock = network.create_infer_request(), Lock()
+    network, lock = openvino_network(content, threads, {"INFERENCE_PRECISION_HINT": "f32"}), Lock()
+    request = network.create_infer_request()
 
     def run(inputs: Sequence[Any]) -> list[NDArray[Any]]:
         with lock.alone():  # a request serves one call at a time
@@ -52,6 +45,16 @@ def openvino_session(content: bytes, threads: int) -> Session:
             return [found[port] for port in network.outputs]
 
     return run
+
+
+def openvino_network(content: bytes, threads: int, settings: Mapping[str, str]) -> Any:
+    """A network compiled by OpenVINO's CPU plugin for one call at a time."""
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **settings}
+    core = openvino.Core()
+    with signal_stack_kept():
+        return core.compile_model(core.read_model(content), "CPU", options)
 
 
 RUNTIMES: Mapping[str, Callable[[bytes, int], Session]] = MappingProxyType(
