@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ from numpy.typing import NDArray
 
 from tombola.errors import TicketError
 from tombola.mask import Mask
-from tombola.ticket import bitcode, masks
+from tombola.ticket import bitcode, floats, masks
 from tombola.ticket import format as container
 from tombola.ticket.bitcode import BitReader, BitWriter, frequencies, probability
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bound_bytes, entropy
+from tombola.ticket.tensors import same_bits
 from tombola.ticket.ticket import Ticket
 
 SEEDED = Origin(init="kaiming_normal", seed=1, weights_hash="0" * 64)  # of a network that these tests never build
@@ -39,9 +42,11 @@ class PlainReader:
         return self.words[at] if at < len(self.words) else 0
 
     def byte(self, q: int) -> int:
+        return self.counted(frequencies(q).tolist())
+
+    def counted(self, counts: list[int]) -> int:
         scale = self.range >> 24
         target = (self.point - self.low) % 2**64 // scale
-        counts = frequencies(q).tolist()
         byte = start = 0
         while start + counts[byte] <= target:
             start += counts[byte]
@@ -80,6 +85,14 @@ class PlainReader:
                 if hit:
                     values[place] = value
         return [alphabet[-1] if value is None else value for value in values]
+
+    def values(self, count: int) -> list[int]:
+        """Of more than 16 different ones, by a table."""
+        assert self.number(8) == 255
+        shares = [self.number(16) for _ in range(256)]
+        counts = [1 + (2**24 - 256) * share // sum(shares) for share in shares]
+        counts[shares.index(max(shares))] += 2**24 - sum(counts)
+        return [self.counted(counts) - 128 for _ in range(count)]
 
 
 def test_frequencies_by_hand() -> None:
@@ -359,3 +372,68 @@ def test_alphabets_beyond_the_limit_are_refused() -> None:
     with pytest.raises(TicketError, match="17 different symbols; at most 16"):
         BitReader(writer.data()).symbols(17)
     assert bitcode.distinct(np.array([[3, -1], [3, 3]], np.int8)).tolist() == [-1, 3]
+
+
+# ---- floating-point values
+
+
+def test_coded_floats_are_read_as_the_page_says() -> None:
+    values = torch.randn(3000, generator=torch.Generator().manual_seed(0)) ** 15  # of many exponents
+    values = (values.view(torch.int32) & ~0xFF).view(torch.float32)  # digits that are never used
+    stream = floats.encode(values)
+    assert stream is not None
+    assert stream[0] == 0b1001
+    middle = [stream[1 + 3000 * place : 1 + 3000 * (place + 1)] for place in (0, 1)]
+    reader = PlainReader(stream[1 + 2 * 3000 :])
+    low, high = reader.symbols(3000), reader.values(3000)
+    for at, value in enumerate(values.tolist()):
+        word = (low[at] & 255) | middle[0][at] << 8 | middle[1][at] << 16 | (high[at] & 255) << 24
+        word = word >> 1 | (word & 1) << 31
+        assert struct.unpack("<f", word.to_bytes(4, "little"))[0] == value
+
+
+FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@given(st.sampled_from(FLOATS), st.integers(0, 2**32), st.integers(1, 400), st.integers(0, 255))
+@settings(max_examples=150, deadline=None)
+def test_floats_come_back_to_the_bit(dtype: torch.dtype, seed: int, count: int, bits: int) -> None:
+    """NaN payloads, infinities, -0.0 and subnormals too: any bytes, of which some bits are never set."""
+    draw = np.random.default_rng(seed)
+    data = draw.integers(0, 256, count * dtype.itemsize, dtype=np.uint8) & np.uint8(bits)
+    values = torch.from_numpy(data).view(dtype).reshape(1, count)
+    if (stream := floats.encode(values)) is not None:
+        assert len(stream) < values.nbytes
+        assert same_bits(floats.decode(stream, dtype, (1, count)), values)
+        with contextlib.suppress(TicketError):
+            floats.decode(stream[:-1], dtype, (1, count))
+        with contextlib.suppress(TicketError):
+            floats.decode(stream, torch.float64, (count, 3))
+
+
+@pytest.mark.parametrize("dtype", FLOATS[:4])
+def test_weights_take_less_than_their_dtype(dtype: torch.dtype) -> None:
+    """Of normal values exponents take at most 3 bits more than the entropy of their digits."""
+    values = torch.randn(20000, generator=torch.Generator().manual_seed(1)).to(dtype)
+    stream = floats.encode(values)
+    assert stream is not None
+    saved = {torch.float64: 4, torch.float32: 5, torch.float16: 1.5, torch.bfloat16: 5}[dtype]
+    assert 8 * len(stream) <= (8 * dtype.itemsize - saved) * 20000 + 8 * 600
+
+
+def test_what_is_no_smaller_stays_as_it_is() -> None:
+    for values in (
+        torch.arange(5), torch.ones(0), torch.tensor(0.5), torch.ones(2, dtype=torch.complex64),
+        torch.from_numpy(np.random.default_rng(0).integers(0, 256, 4000, dtype=np.uint8)).view(torch.float32),
+        torch.zeros(2**20),  # a few bytes that stand for so many values are refused by readers
+    ):  # fmt: skip
+        assert floats.encode(values) is None
+
+
+@given(st.binary(min_size=1, max_size=300), st.sampled_from(FLOATS), st.integers(0, 2**47))
+@settings(max_examples=200, deadline=None)
+def test_random_float_streams(data: bytes, dtype: torch.dtype, count: int) -> None:
+    for size in (count, count % 300):
+        with contextlib.suppress(TicketError):
+            found = floats.decode(data, dtype, (size,))
+            assert (found.shape, found.dtype) == ((size,), dtype)

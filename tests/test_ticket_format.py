@@ -28,6 +28,7 @@ from tombola.ticket.codec import encode
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.pack import pack
 from tombola.ticket.representation import Representation
+from tombola.ticket.table import info
 from tombola.ticket.tensors import same_bits
 from tombola.ticket.ticket import Ticket
 
@@ -247,15 +248,32 @@ def test_bytes_do_not_depend_on_the_process_or_on_dict_order() -> None:
     assert container.pack(*shuffled) == SMALL
 
 
-@pytest.mark.parametrize("number", [4, 2**63])
+@pytest.mark.parametrize("number", [5, 2**63])
 def test_newer_format_is_named(number: int) -> None:
     message = refused(with_format(number))
-    assert f"made by a newer Tombola: format {number}, this one reads format 3; update Tombola" in message
+    assert f"made by a newer Tombola: format {number}, this one reads formats 3 and 4; update Tombola" in message
 
 
 @pytest.mark.parametrize("number", [0, -1, True, 1.0, "1", None, [1], 1, 2])
 def test_other_formats(number: object) -> None:
-    assert "reads format 3" in refused(with_format(number))
+    assert "reads formats 3 and 4" in refused(with_format(number))
+
+
+def test_files_of_format_3_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no list of coded values."""
+    header, tensors = encode(small())
+    assert header.pop("floats") == []
+    path, odd = tmp_path / "old.ticket", tmp_path / "odd.ticket"
+    with monkeypatch.context() as older:
+        older.setattr("tombola.ticket.format.FORMAT", 3)
+        path.write_bytes(container.pack(header, tensors))
+        odd.write_bytes(container.pack({**header, "floats": []}, tensors))
+    for read in (Ticket.load, Ticket.look):
+        with pytest.raises(TicketError, match="a ticket of format 3 has no list 'floats'"):
+            read(odd)
+    assert Ticket.load(path) == small()
+    assert info(Ticket.look(path))["format"] == 3
+    assert Ticket.load(path).to_bytes() == SMALL
 
 
 def test_files_of_older_formats_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -263,7 +281,9 @@ def test_files_of_older_formats_are_refused_in_one_line(tmp_path: Path) -> None:
     for number, tensors in ((1, {"mask/w": torch.zeros(1)}), (2, {"index": torch.zeros(1)})):
         safetensors.torch.save_file(tensors, path, {"tombola": f'{{"digest":"{"0" * 64}","format":{number}}}'})
         for read in (Ticket.load, Ticket.look):
-            with pytest.raises(TicketError, match=f"an older Tombola: format {number}, this one reads format 3; make"):
+            with pytest.raises(
+                TicketError, match=f"an older Tombola: format {number}, this one reads formats 3 and 4; make"
+            ):
                 read(path)
 
 

@@ -24,6 +24,7 @@ from tombola.ticket import format as container
 from tombola.ticket import masks
 from tombola.ticket.bitcode import BitReader, BitWriter
 from tombola.ticket.codec import encode
+from tombola.ticket.layout import PARTS
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.table import info, table
@@ -94,7 +95,7 @@ def reseal(data: bytes) -> bytes:
 def with_index(index: bytes, tensors: dict[str, torch.Tensor]) -> bytes:
     """A sealed file whose tensor "index" holds these bytes."""
     held = {**tensors, "index": torch.frombuffer(bytearray(index), dtype=torch.uint8)}
-    return reseal(safetensors.torch.save(held, {"tombola": '{"checksum":"' + "0" * 64 + '","format":3}'}))
+    return reseal(safetensors.torch.save(held, {"tombola": '{"checksum":"' + "0" * 64 + '","format":4}'}))
 
 
 def refused(data: bytes, **more: Any) -> str:
@@ -127,6 +128,8 @@ def test_what_the_fuzzing_starts_from() -> None:
     assert with_index(container._deflate(container.canonical(header).encode()), tensors) == DATA
     assert {entry["coding"] for entry in header["masks"]} == {"channels", "bernoulli", "packed"}
     assert {(entry["kind"], entry["name"]) for entry in header["symbols"]} == {("trained", "a"), ("multiplier", "b")}
+    assert {(entry["kind"], entry["name"]) for entry in header["floats"]} == {("origin", "a"), ("origin", "b"), ("trained", "b")}
+    assert {entry["kind"] for entry in header["tensors"]} == {"origin", "pruned", "scale", "state", "trained"}
 
 
 # ---- bytes changed under a matching checksum
@@ -236,10 +239,21 @@ LIES: list[tuple[str, int, dict[str, Any], str]] = [
     ("symbols", 0, {"kind": []}, "have no place"),
     ("symbols", 0, {"name": "bias"}, "have no place"),
     ("symbols", 1, {"kind": "multiplier", "name": "b"}, "there twice"),
+    ("floats", 0, {"kind": "mask"}, "no place"),
+    ("floats", 0, {"kind": []}, "no place"),
+    ("floats", 0, {"name": "c"}, "there twice"),
+    ("floats", 0, {"name": ""}, "cannot name"),
+    ("floats", 0, {"dtype": "int32"}, "no floating-point dtype"),
+    ("floats", 0, {"dtype": ["float32"]}, "no floating-point dtype"),
+    ("floats", 0, {"dtype": "float64"}, "values of 'a'"),
+    ("floats", 0, {"shape": [2**40]}, "cannot be 1099511627776 values"),
+    ("floats", 0, {"shape": [0]}, "no weight's shape"),
+    ("floats", 0, {"shape": [10]}, "values of 'a'"),
+    ("floats", 0, {"bytes": 8}, "coded streams take"),
     ("tensors", 0, {"dtype": "float64"}, "does not hold as such"),
     ("tensors", 0, {"dtype": ["float32"]}, "'"),
     ("tensors", 0, {"shape": [10**9]}, "values left in"),
-    ("tensors", 0, {"shape": [64]}, "does not ask for"),
+    ("tensors", 0, {"shape": [1]}, "does not ask for"),
     ("tensors", 0, {"kind": "mask"}, "no place"),
     ("tensors", 0, {"name": "b"}, "there twice"),
 ]
@@ -258,11 +272,11 @@ def test_lies_are_named(part: str, at: int, values: dict[str, Any], message: str
             "symbols",
             0,
             {"name": "b"},
-            "have no place in a ticket, or are there twice|does not ask for|int8 is for signs",
+            "have no place in a ticket, or are there twice|ends elsewhere than its content|int8 is for signs",
         ),
         ("symbols", 1, {"kind": "begin", "name": "c"}, "coded|symbols|first values of 'c'"),
         ("symbols", 1, {"name": "odd"}, "have no place"),
-        ("tensors", 0, {"name": "a"}, "have no place in a ticket, or are there twice"),
+        ("floats", 0, {"name": "a"}, "has no place in a ticket, or is there twice"),
     ],
 )
 def test_lies_about_first_and_pruned_values_are_named(part: str, at: int, values: dict[str, Any], message: str) -> None:
@@ -337,7 +351,7 @@ def test_hostile_json(inner: str) -> None:
 def test_a_part_missing_from_a_ticket_without_origin(kind: str) -> None:
     """Loading or building says so: no value of the module that is handed in stays in its place."""
     header, tensors = content(ALONE)
-    lists = {part: [entry for entry in header[part] if entry.get("kind") != kind] for part in ("symbols", "tensors")}
+    lists = {part: [entry for entry in header[part] if entry.get("kind") != kind] for part in PARTS}
     kept = {**ALONE.__dict__, kind: None if kind == "trained" else {}}
     assert lists != {part: header[part] for part in lists}
     refused(container.pack({**header, **lists}, tensors))

@@ -18,7 +18,8 @@ from tombola.ticket.tensors import Tensors, check_name, hash_state, show
 from tombola.ticket.ticket_data import TicketData
 
 _TOP = {
-    "format", "masks", "origin", "provenance", "pruned", "representation", "rewrites", "symbols", "tensors", "tied",
+    "floats", "format", "masks", "origin", "provenance", "pruned", "representation", "rewrites", "symbols", "tensors",
+    "tied",
 }  # fmt: skip
 _ORIGIN = {"init", "init_args", "kind", "network", "seed", "tied", "weights_hash"}
 

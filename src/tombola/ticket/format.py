@@ -28,7 +28,9 @@ from tombola.formats import plural
 from tombola.strict import parse_json
 from tombola.ticket.foreign import identify
 
-FORMAT = 3  # the format that this version writes and reads
+FORMAT = 4  # the format that this version writes
+READ = (3, FORMAT)  # and those that it reads; 3 codes no floating-point values
+_KNOWN = "formats " + " and ".join(map(str, READ))
 HEADER_LIMIT = 20_000_000  # bytes of the safetensors header
 INDEX_LIMIT = 16_000_000  # bytes of the ticket's header, which is JSON
 DEPTH_LIMIT = 50  # nesting of the JSON
@@ -86,16 +88,16 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header (with "format") and tensors of a ticket's bytes, after all bytes were verified."""
     end = _header_end(data[:8], len(data))
     _check_bytes(data, end)
-    _check_seal(data[8:end])
+    number = _check_seal(data[8:end])
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # the library raises many kinds for a crafted header
         raise TicketError(f"the ticket's tensors cannot be read: {str(error)[:120]!r}") from error
-    return index_of(tensors), tensors
+    return index_of(tensors, number), tensors
 
 
-def check_file(path: Path) -> None:
-    """TicketError unless a file is a whole ticket of this format; it is read in pieces."""
+def check_file(path: Path) -> int:
+    """The format of a file; TicketError unless it is a whole ticket. It is read in pieces."""
     size = path.stat().st_size
     with path.open("rb") as file:
         end = _header_end(file.read(8), size)
@@ -107,19 +109,20 @@ def check_file(path: Path) -> None:
             blank.update(chunk)
     if blank.hexdigest().encode() != head[at : at + 64]:
         raise _damaged()
-    _check_seal(head[8:])
+    return _check_seal(head[8:])
 
 
-def _check_seal(text: bytes) -> None:
+def _check_seal(text: bytes) -> int:
+    """The format."""
     try:
         seal = parse_json(parse_json(text.decode(), DEPTH_LIMIT)["__metadata__"][_KEY], DEPTH_LIMIT)
     except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise _bad_json(error) from error
-    _check_format(seal)
+    return _check_format(seal)
 
 
-def index_of(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The header, with its format, in the tensor "index", which is taken out of `tensors`."""
+def index_of(tensors: dict[str, Tensor], number: int) -> dict[str, Any]:
+    """The header of a file of this format, with it, in the tensor "index", which is taken out of `tensors`."""
     packed = tensors.pop(_INDEX, None)
     if packed is None or packed.dtype != torch.uint8 or packed.ndim != 1:
         raise TicketError("the ticket has no index of bytes in one dimension")
@@ -130,7 +133,11 @@ def index_of(tensors: dict[str, Tensor]) -> dict[str, Any]:
         raise _bad_json(error) from error
     if not isinstance(header, dict) or "format" in header:
         raise TicketError("the ticket's index is no JSON object, or has a format, which belongs before it")
-    return {**header, "format": FORMAT}
+    if number < FORMAT:
+        if "floats" in header:
+            raise TicketError(f"a ticket of format {number} has no list 'floats'")
+        header["floats"] = []
+    return {**header, "format": number}
 
 
 def _index_limit(packed: int) -> int:
@@ -168,13 +175,14 @@ def _bad_json(error: Exception) -> TicketError:
     return TicketError(f"the ticket's header is not valid JSON: {reason[:120]}")
 
 
-def _check_format(header: Any) -> None:
+def _check_format(header: Any) -> int:
     number = header.get("format") if isinstance(header, dict) else None
     if type(number) is not int or number < 1:
-        raise TicketError(f"format {str(number)[:40]!r} is not a ticket format; this Tombola reads format {FORMAT}")
-    if number != FORMAT:
+        raise TicketError(f"format {str(number)[:40]!r} is not a ticket format; this Tombola reads {_KNOWN}")
+    if number not in READ:
         age, fix = ("a newer", "update Tombola") if number > FORMAT else ("an older", "make the ticket again")
-        raise TicketError(f"made by {age} Tombola: format {number}, this one reads format {FORMAT}; {fix}")
+        raise TicketError(f"made by {age} Tombola: format {number}, this one reads {_KNOWN}; {fix}")
+    return number
 
 
 def _header_end(first: bytes, size: int) -> int:

@@ -1,7 +1,8 @@
 """The layout of a ticket's tensors: all coded streams in one, all plain values of one dtype in another, and an index.
 
 A tensor of its own costs about 100 bytes in the safetensors header, which a network of many small tensors cannot
-afford. Masks, multipliers and signs are coded (masks.py, bitcode.py); everything else is stored as it is.
+afford. Masks, multipliers and signs are coded (masks.py, bitcode.py), and so are floating-point values where that is
+smaller (floats.py); everything else is stored as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
-from tombola.ticket import fields, frozen, masks
+from tombola.ticket import fields, floats, frozen, masks
 from tombola.ticket.bitcode import BitReader, BitWriter
 from tombola.ticket.frozen import FrozenPart
 from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_bytes, show
@@ -25,6 +26,12 @@ PLAIN = ("begin", "multiplier", "origin", "pruned", "scale", "state", "step", "t
 """Kinds of tensors besides masks."""
 SYMBOLS = ("begin", "multiplier", "pruned", "trained")  # int8, one per kept weight, or per pruned one
 DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+PARTS = {
+    "symbols": {"bytes", "kind", "name"},
+    "floats": {"bytes", "dtype", "kind", "name", "shape"},
+    "tensors": {"dtype", "kind", "name", "shape"},
+}
+"""The index's lists besides masks, and the keys of their entries."""
 Place = tuple[int, dict[str, Any]]
 """Where a stream or tensor begins in what holds it (in bytes of "coded", in values of one dtype), and its entry."""
 
@@ -33,26 +40,37 @@ Place = tuple[int, dict[str, Any]]
 
 
 def write(ticket: TicketData) -> tuple[dict[str, Any], Tensors]:
-    """The index's lists "masks", "symbols" and "tensors", and the file's tensors, but for the index itself."""
+    """The index's lists "masks", "symbols", "floats" and "tensors", and the file's tensors, but for the index."""
     streams: list[bytes] = []
-    index: dict[str, Any] = {"masks": [], "symbols": [], "tensors": []}
+    index: dict[str, Any] = {"masks": [], **{part: [] for part in PARTS}}
     for name, keep in ticket.mask.items():
-        coding, coded = _coded(keep.numpy(), ticket.frozen.get(name))
-        streams.append(coded)
+        coding, mask = _coded(keep.numpy(), ticket.frozen.get(name))
+        streams.append(mask)
         index["masks"].append({"name": name, "shape": list(keep.shape), "kept": count_kept(keep),
-                               "coding": coding, "bytes": len(coded)})  # fmt: skip
+                               "coding": coding, "bytes": len(mask)})  # fmt: skip
+    coded: dict[str, list[bytes]] = {"symbols": [], "floats": []}
     plain: dict[str, list[np.ndarray[Any, np.dtype[np.uint8]]]] = {}
     for kind, name, tensor in plain_tensors(ticket):
-        stream = stream_of(tensor) if kind in SYMBOLS else None
-        if stream is not None:
-            streams.append(stream)
-            index["symbols"].append({"kind": kind, "name": name, "bytes": len(stream)})
+        part, entry, stream = entry_of(kind, name, tensor)
+        index[part].append(entry)
+        if stream is None:
+            plain.setdefault(entry["dtype"], []).append(raw_bytes(tensor))
         else:
-            dtype = dtype_name(tensor)
-            index["tensors"].append({"kind": kind, "name": name, "dtype": dtype, "shape": list(tensor.shape)})
-            plain.setdefault(dtype, []).append(raw_bytes(tensor))
+            coded[part].append(stream)
+    joined = b"".join([*streams, *coded["symbols"], *coded["floats"]]) or b"\0"
     tensors = {f"values/{dtype}": _joined(parts, DTYPE_NAMES[dtype]) for dtype, parts in plain.items()}
-    return index, {"coded": torch.frombuffer(bytearray(b"".join(streams) or b"\0"), dtype=torch.uint8), **tensors}
+    return index, {"coded": torch.frombuffer(bytearray(joined), dtype=torch.uint8), **tensors}
+
+
+def entry_of(kind: str, name: str, tensor: Tensor) -> tuple[str, dict[str, Any], bytes | None]:
+    """The list of the index that a tensor is in, its entry there, and its stream; None where it is stored as it is."""
+    entry: dict[str, Any] = {"kind": kind, "name": name}
+    if kind in SYMBOLS and (stream := _symbols_of(tensor)) is not None:
+        return "symbols", {**entry, "bytes": len(stream)}, stream
+    entry |= {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+    if (stream := floats.encode(tensor)) is not None:
+        return "floats", {**entry, "bytes": len(stream)}, stream
+    return "tensors", entry, None
 
 
 def _coded(keep: np.ndarray[Any, np.dtype[np.bool_]], part: FrozenPart | None) -> tuple[str, bytes]:
@@ -60,11 +78,6 @@ def _coded(keep: np.ndarray[Any, np.dtype[np.bool_]], part: FrozenPart | None) -
     found = masks.encode(keep)
     stream = None if part is None else frozen.write(keep, part)
     return found if stream is None or len(stream) >= len(found[1]) else (frozen.CODING, stream)
-
-
-def dtype_name(tensor: Tensor) -> str:
-    """The dtype's name in the index."""
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
@@ -83,7 +96,7 @@ def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
     return [(kind, name, part[name]) for kind, part in kinds.items() if part for name in sorted(part)]
 
 
-def stream_of(values: Tensor) -> bytes | None:
+def _symbols_of(values: Tensor) -> bytes | None:
     """int8 values as coded symbols; None where these are other values, or no smaller."""
     if values.dtype != torch.int8 or values.ndim != 1:
         return None
@@ -111,24 +124,27 @@ def read(
     """
     parts_of_masks: dict[str, FrozenPart] = {}
     asked = fields.entries(index["masks"], {"bytes", "coding", "kept", "name", "shape"}, "masks")
-    symbols = fields.entries(index["symbols"], {"bytes", "kind", "name"}, "symbols")
+    symbols, coded = (fields.entries(index[part], PARTS[part], part) for part in ("symbols", "floats"))
     shapes = {check_name(entry["name"]): fields.shape(entry["shape"], entry["name"], empty=False) for entry in asked}
     if len(shapes) != len(asked):
         raise TicketError("the ticket has two masks for one name")
     room.check(shapes.values())
     parts = {"mask": {}, **_plain(index["tensors"], tensors)}
-    streams = _cut(tensors, [entry["bytes"] for entry in (*asked, *symbols)])
+    streams = _cut(tensors, [entry["bytes"] for entry in (*asked, *symbols, *coded)])
     for entry, stream in zip(asked, streams, strict=False):
         name = entry["name"]
         parts["mask"][name], part = _mask(name, entry["coding"], stream, shapes[name])
         parts_of_masks |= {} if part is None else {name: part}
         fields.check_kept(name, parts["mask"][name], entry["kept"])
-    for entry, stream in zip(symbols, streams[len(asked) :], strict=True):
+    for entry, stream in zip(symbols, streams[len(asked) :], strict=False):
         kind, name = entry["kind"], check_name(entry["name"])
         if kind not in SYMBOLS or name not in shapes or name in parts[kind]:
             raise TicketError(f"symbols {show(kind)} of {show(name)} have no place in a ticket, or are there twice")
         keep = parts["mask"][name]
         parts[kind][name] = _symbols(name, stream, count_kept(~keep if kind == "pruned" else keep))
+    for entry, stream in zip(coded, streams[len(asked) + len(symbols) :], strict=True):
+        kind, name = _place_of(entry, parts)
+        parts[kind][name] = decode_floats(entry, stream)
     parts["multiplier"] = {
         name: _spread(name, kept, parts["mask"].get(name)) for name, kept in parts["multiplier"].items()
     }
@@ -140,7 +156,9 @@ def places(index: dict[str, Any]) -> dict[tuple[str, str], Place]:
     """(kind, name) -> the place of each stream ("mask" and symbols) and plain tensor of an index that was checked."""
     found: dict[tuple[str, str], Place] = {}
     start = 0
-    for kind, entry in [("mask", one) for one in index["masks"]] + [(one["kind"], one) for one in index["symbols"]]:
+    coded = [("mask", one) for one in index["masks"]]
+    coded += [(one["kind"], one) for part in ("symbols", "floats") for one in index[part]]
+    for kind, entry in coded:
         if (kind, entry["name"]) in found:
             raise TicketError(f"{show(kind)} of {show(entry['name'])} is there twice")
         found[kind, entry["name"]] = start, entry
@@ -156,25 +174,27 @@ def places(index: dict[str, Any]) -> dict[tuple[str, str], Place]:
 
 
 def check_lists(index: dict[str, Any], tensors: Tensors) -> None:
-    """TicketError if the lists "symbols" and "tensors" do not fit the file; nothing is decoded."""
-    symbols = fields.entries(index["symbols"], {"bytes", "kind", "name"}, "symbols")
+    """TicketError if the lists "symbols", "floats" and "tensors" do not fit the file; nothing is decoded."""
+    symbols, coded = (fields.entries(index[part], PARTS[part], part) for part in ("symbols", "floats"))
     for entry in symbols:
         if entry["kind"] not in SYMBOLS:
             raise TicketError(f"symbols {show(entry['kind'])} of {show(entry['name'])} have no place in a ticket")
         check_name(entry["name"])
-    _plain(index["tensors"], tensors)
-    _check_coded(tensors, [entry["bytes"] for entry in (*index["masks"], *symbols)])
+    parts = _plain(index["tensors"], tensors)
+    for entry in coded:
+        kind, name = _place_of(entry, parts)
+        parts[kind][name] = torch.empty(0, device="cpu")
+        _float_spec(entry)
+    _check_coded(tensors, [entry["bytes"] for entry in (*index["masks"], *symbols, *coded)])
 
 
 def _plain(index: Any, tensors: Tensors) -> dict[str, Tensors]:
     """The plain tensors by kind and name, views into the file's; all of the file's values must be asked for."""
     parts: dict[str, Tensors] = {kind: {} for kind in PLAIN}
     used = dict.fromkeys((key for key in tensors if key != "coded"), 0)
-    for entry in fields.entries(index, {"dtype", "kind", "name", "shape"}, "tensors"):
-        kind, name = entry["kind"], check_name(entry["name"])
+    for entry in fields.entries(index, PARTS["tensors"], "tensors"):
+        kind, name = _place_of(entry, parts)
         key, shape = f"values/{show(entry['dtype'])[1:-1]}", fields.shape(entry["shape"], name, empty=True)
-        if not isinstance(kind, str) or kind not in parts or name in parts[kind]:
-            raise TicketError(f"tensor {show(kind)} of {show(name)} has no place in a ticket, or is there twice")
         values, count = tensors.get(key), math.prod(shape)
         if values is None or values.ndim != 1 or values.dtype != DTYPE_NAMES.get(entry["dtype"]):
             raise TicketError(f"tensor {show(name)} is in {show(key)}, which the file does not hold as such")
@@ -191,6 +211,31 @@ def _plain(index: Any, tensors: Tensors) -> dict[str, Tensors]:
     if odd:
         raise TicketError(f"tensor {show(odd[0])} holds values that the ticket's index does not ask for")
     return parts
+
+
+def _place_of(entry: dict[str, Any], parts: Mapping[str, Tensors]) -> tuple[str, str]:
+    """Kind and name of a tensor, if the ticket has a place for it that is free."""
+    kind, name = entry["kind"], check_name(entry["name"])
+    if not isinstance(kind, str) or kind not in PLAIN or name in parts[kind]:
+        raise TicketError(f"tensor {show(kind)} of {show(name)} has no place in a ticket, or is there twice")
+    return kind, name
+
+
+def decode_floats(entry: dict[str, Any], stream: bytes) -> Tensor:
+    """The tensor of an entry of "floats"."""
+    dtype, shape = _float_spec(entry)
+    try:
+        return floats.decode(stream, dtype, shape)
+    except TicketError as error:
+        raise TicketError(f"the values of {show(entry['name'])}: {error}") from error
+
+
+def _float_spec(entry: dict[str, Any]) -> tuple[torch.dtype, tuple[int, ...]]:
+    name, found = entry["name"], entry["dtype"]
+    dtype = DTYPE_NAMES.get(found) if isinstance(found, str) else None
+    if dtype is None or not dtype.is_floating_point:
+        raise TicketError(f"the values of {show(name)} are coded as {show(found)}, which is no floating-point dtype")
+    return dtype, fields.shape(entry["shape"], name, empty=False)
 
 
 def _cut(tensors: Tensors, sizes: list[Any]) -> list[bytes]:

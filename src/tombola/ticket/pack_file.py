@@ -48,8 +48,7 @@ class _Spool:
 
     file: IO[bytes]
     masks: dict[str, tuple[dict[str, Any], _Place]] = field(default_factory=dict)
-    symbols: list[tuple[dict[str, Any], _Place]] = field(default_factory=list)
-    plain: list[tuple[dict[str, Any], _Place]] = field(default_factory=list)
+    lists: dict[str, list[tuple[dict[str, Any], _Place]]] = field(default_factory=lambda: {p: [] for p in layout.PARTS})
     signs: bool = False
     error: float | None = None
     narrowed: bool = False
@@ -61,11 +60,8 @@ class _Spool:
 
     def add_tensor(self, kind: str, name: str, tensor: Tensor) -> None:
         """A tensor as it is, or coded where that is smaller."""
-        if kind in layout.SYMBOLS and (stream := layout.stream_of(tensor)) is not None:
-            self.symbols.append(({"kind": kind, "name": name, "bytes": len(stream)}, self.add(stream)))
-            return
-        entry = {"kind": kind, "name": name, "dtype": layout.dtype_name(tensor), "shape": list(tensor.shape)}
-        self.plain.append((entry, self.add(raw_bytes(tensor).data)))
+        part, entry, stream = layout.entry_of(kind, name, tensor)
+        self.lists[part].append((entry, self.add(raw_bytes(tensor).data if stream is None else stream)))
 
     def add_layer(self, name: str, value: Tensor, keep: Tensor, values: Values | None) -> None:
         """A masked layer: its mask, and what it keeps."""
@@ -138,12 +134,12 @@ def _read_all(source: Mapping[str, Tensor], spool: _Spool, values: Values | None
 
 def _assembled(out: Path, spool: _Spool, order: list[str], weights_hash: str, told: Mapping[str, Any]) -> FileSummary:
     layers = [spool.masks[name] for name in order if name in spool.masks]
-    symbols = sorted(spool.symbols, key=lambda item: (item[0]["kind"], item[0]["name"]))
-    plain = sorted(spool.plain, key=lambda item: (item[0]["kind"], item[0]["name"]))
+    lists = {
+        part: sorted(items, key=lambda item: (item[0]["kind"], item[0]["name"])) for part, items in spool.lists.items()
+    }
     header = {
         "masks": [entry for entry, _ in layers],
-        "symbols": [entry for entry, _ in symbols],
-        "tensors": [entry for entry, _ in plain],
+        **{part: [entry for entry, _ in items] for part, items in lists.items()},
         "origin": codec.origin_header(Origin(weights_hash=weights_hash, omitted=True)),
         "provenance": container.plain_json(told, "provenance"),
         "pruned": "zero",
@@ -151,8 +147,8 @@ def _assembled(out: Path, spool: _Spool, order: list[str], weights_hash: str, to
         "rewrites": [],
         "tied": {},
     }
-    parts = {"coded": [place for _, place in (*layers, *symbols)]}
-    for entry, place in plain:
+    parts = {"coded": [place for _, place in (*layers, *lists["symbols"], *lists["floats"])]}
+    for entry, place in lists["tensors"]:
         parts.setdefault(f"values/{entry['dtype']}", []).append(place)
     if not sum(place.size for place in parts["coded"]):
         parts["coded"] = [spool.add(b"\0")]
@@ -201,9 +197,9 @@ def unpack_file(path: str | os.PathLike[str], out: str | os.PathLike[str], *, ma
         TicketError: as `unpack`; TombolaError: the file cannot be written.
     """
     with container.located(path):
-        container.check_file(Path(path))
+        number = container.check_file(Path(path))
         with codec.sound():
-            packed = _Packed(Path(path), max_weights)
+            packed = _Packed(Path(path), number, max_weights)
             specs = packed.specs()
     return write_tensors(Path(out), specs, packed.tensor)
 
@@ -211,10 +207,10 @@ def unpack_file(path: str | os.PathLike[str], out: str | os.PathLike[str], *, ma
 class _Packed:
     """A packed ticket's file, its layers decoded one at a time."""
 
-    def __init__(self, path: Path, max_weights: int | None) -> None:
+    def __init__(self, path: Path, number: int, max_weights: int | None) -> None:
         self._path, self._size = path, path.stat().st_size
         tensors = dict(TensorFiles({name: (path, name) for name in names_in(path)}))  # mapped, not read
-        self._header = container.index_of(tensors)
+        self._header = container.index_of(tensors, number)
         codec.check_lists(self._header, tensors)
         check_whole(self._header["origin"]["kind"] == "omitted" and not self._header["rewrites"])
         shapes = [entry["shape"] for entry in self._header["masks"]]
@@ -259,16 +255,16 @@ class _Packed:
         """The ticket of one layer."""
         held = {kind: place for (kind, owner), place in self._places.items() if owner == name and kind != "state"}
         coded = [held.pop("mask")]
-        header = {**self._header, "masks": [coded[0][1]], "symbols": [], "tensors": [], "tied": {}}
+        header = {**self._header, "masks": [coded[0][1]], "tied": {}, **{part: [] for part in layout.PARTS}}
         header["origin"] = {**header["origin"], "tied": {}}
         tensors: dict[str, list[Tensor]] = {}
         for kind, place in held.items():
-            if "dtype" in place[1]:
+            if "bytes" in place[1]:
+                header["floats" if "dtype" in place[1] else "symbols"].append(place[1])
+                coded.append(place)
+            else:
                 header["tensors"].append(place[1])
                 tensors.setdefault(f"values/{place[1]['dtype']}", []).append(self._read(kind, name).reshape(-1))
-            else:
-                header["symbols"].append(place[1])
-                coded.append(place)
         streams = [self._slice("coded", start, start + entry["bytes"]) for start, entry in coded]
         joined = {key: torch.cat(parts) for key, parts in {"coded": streams, **tensors}.items()}
         if not len(joined["coded"]):
@@ -279,6 +275,9 @@ class _Packed:
 
     def _read(self, kind: str, name: str) -> Tensor:
         start, entry = self._places[kind, name]
+        if "bytes" in entry:
+            stream = self._slice("coded", start, start + entry["bytes"])
+            return layout.decode_floats(entry, stream.numpy().tobytes())
         shape = tuple(entry["shape"])
         size = torch.Size(shape).numel()
         return self._slice(f"values/{entry['dtype']}", start, start + size).reshape(shape)

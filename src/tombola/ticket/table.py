@@ -13,6 +13,7 @@ from tombola.coverage import density_in_words
 from tombola.formats import BITS, count, density, ruled
 from tombola.ticket import format as container
 from tombola.ticket.codec import digest, encode
+from tombola.ticket.layout import PARTS
 from tombola.ticket.storage import bits_per_weight, bound_bytes, entropy
 from tombola.ticket.ticket_data import TicketData
 
@@ -152,10 +153,15 @@ def info(file: FileSummary) -> dict[str, Any]:
         "barred_kept": file.barred_kept,
         "kept_action": kept_action or "rewind",
         "pruned_action": pruned_action or "zero",
-        "trained": any(entry["kind"] == "trained" for entry in (*header["symbols"], *header["tensors"])),
+        "trained": any(entry["kind"] == "trained" for part in PARTS for entry in header[part]),
         "recipe": recipe(header["provenance"]),
         "layers": [row._asdict() for row in _rows(header)],
-        "state": {entry["name"]: entry["shape"] for entry in header["tensors"] if entry["kind"] == "state"},
+        "state": {
+            entry["name"]: entry["shape"]
+            for part in ("floats", "tensors")
+            for entry in header[part]
+            if entry["kind"] == "state"
+        },
         **{key: header[key] for key in ("origin", "provenance", "pruned", "representation", "rewrites", "tied")},
     }
 
@@ -207,7 +213,9 @@ def _rows(header: Mapping[str, Any]) -> list[LayerRow]:
 def _bytes_by_part(header: Mapping[str, Any]) -> dict[tuple[str, str], int]:
     """Bytes in the file by kind and name of what they hold."""
     sizes = {("mask", entry["name"]): entry["bytes"] for entry in header["masks"]}
-    sizes |= {(entry["kind"], entry["name"]): entry["bytes"] for entry in header["symbols"]}
+    sizes |= {
+        (entry["kind"], entry["name"]): entry["bytes"] for part in ("symbols", "floats") for entry in header[part]
+    }
     for entry in header["tensors"]:
         sizes[entry["kind"], entry["name"]] = math.prod(entry["shape"]) * getattr(torch, entry["dtype"]).itemsize
     return sizes
