@@ -90,8 +90,6 @@ def test_every_method_s_ticket_builds_the_same_and_counts_the_same(name: str, tm
     bits = bits_per_weight(ticket)
     assert bits == bits_per_weight(alone)
     assert bound_bytes(alone) == pytest.approx(bits * ticket.mask.total / 8 + rest)
-    if name != "early-bird":  # whole channels take less than the entropy of single weights
-        assert 0.97 * bound_bytes(alone) - 8 * streams(alone) <= content(alone)
     assert content(alone) <= 1.02 * bound_bytes(alone) + 8 * streams(alone)
 
 

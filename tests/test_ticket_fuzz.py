@@ -128,7 +128,11 @@ def test_what_the_fuzzing_starts_from() -> None:
     assert with_index(container._deflate(container.canonical(header).encode()), tensors) == DATA
     assert {entry["coding"] for entry in header["masks"]} == {"channels", "bernoulli", "packed"}
     assert {(entry["kind"], entry["name"]) for entry in header["symbols"]} == {("trained", "a"), ("multiplier", "b")}
-    assert {(entry["kind"], entry["name"]) for entry in header["floats"]} == {("origin", "a"), ("origin", "b"), ("trained", "b")}
+    assert {(entry["kind"], entry["name"]) for entry in header["floats"]} == {
+        ("origin", "a"),
+        ("origin", "b"),
+        ("trained", "b"),
+    }
     assert {entry["kind"] for entry in header["tensors"]} == {"origin", "pruned", "scale", "state", "trained"}
 
 
