@@ -296,7 +296,7 @@ def test_golden_file() -> None:
 def golden_floats() -> Ticket:
     """Coded values of three dtypes, of few and of many exponents."""
     ramp = (torch.arange(-1500, 1500) / 64).reshape(50, 60)
-    state = {"a": ramp, "b": (ramp / 8) ** 15, "c": ramp.bfloat16(), "d": ramp.half()}
+    state = {"a": ramp, "b": (ramp / 8) ** 5, "c": ramp.bfloat16(), "d": ramp.half()}
     keep = torch.arange(3000).reshape(50, 60) % 2 == 0
     return Ticket.from_models(
         origin=Origin.stored(state),
