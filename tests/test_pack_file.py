@@ -40,6 +40,8 @@ def state_of_every_kind() -> dict[str, Tensor]:
         "minus": torch.tensor([[-0.0, 0.0, float("nan")]]),
         "full": torch.ones(2, 2),
         "bias": torch.zeros(3),
+        "norm": torch.randn(900, generator=draw),  # coded
+        "half norm": torch.randn(900, generator=draw).bfloat16(),
         "empty": torch.zeros(0, 3),
         "count": torch.tensor(7),
         "flags": torch.tensor([True, False]),

@@ -392,6 +392,18 @@ def test_coded_floats_are_read_as_the_page_says() -> None:
         assert struct.unpack("<f", word.to_bytes(4, "little"))[0] == value
 
 
+def test_a_run_is_coded_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = (np.random.default_rng(0).normal(size=3000) * 30).astype(np.int8)
+    streams = set()
+    for most in (1 << 20, 7, 100):
+        monkeypatch.setattr(bitcode, "_AT_ONCE", most)
+        writer = BitWriter()
+        writer.values(values)
+        streams.add(writer.data())
+        assert (BitReader(writer.data()).values(3000) == values).all()
+    assert len(streams) == 1
+
+
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
 

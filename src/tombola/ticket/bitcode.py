@@ -21,6 +21,7 @@ ALL_ZERO, EVEN, ALL_ONE = 0, 1 << 15, (1 << 16) - 1
 ALPHABET: Final = 16  # most different symbols in one run
 _TABLE: Final = 255  # in place of a number of symbols: a table of 256 frequencies follows
 _TOTAL: Final = 1 << 24  # the coder's resolution: the 256 frequencies add up to it
+_AT_ONCE: Final = 1 << 20  # symbols, which the coder takes at 4 bytes each
 _ONES: Final = np.bitwise_count(np.arange(256, dtype=np.uint8))
 
 
@@ -123,7 +124,9 @@ class BitWriter:
         shares = np.where(counts > 0, np.maximum(counts * 65535 // counts.max(), 1), 0)
         self.number(_TABLE, 8)
         self._coder.encode(shares.astype(">u2").view(np.uint8).astype(np.int32), _model(EVEN))
-        self._coder.encode(values.astype(np.int32) + 128, _table_model(shares))
+        model = _table_model(shares)
+        for start in range(0, values.size, _AT_ONCE):
+            self._coder.encode(values[start : start + _AT_ONCE].astype(np.int32) + 128, model)
 
 
 class BitReader:
@@ -164,11 +167,14 @@ class BitReader:
         shares = self._bytes(512, EVEN).view(">u2").astype(np.int64)
         if not shares.any():
             raise TicketError("a coded stream has a table of frequencies without any")
+        found, model = np.empty(count, np.int8), _table_model(shares)
         try:
-            found: NDArray[np.int32] = self._coder.decode(_table_model(shares), count)
+            for start in range(0, count, _AT_ONCE):
+                part: NDArray[np.int32] = self._coder.decode(model, min(_AT_ONCE, count - start))
+                found[start : start + _AT_ONCE] = part - 128
         except AssertionError as error:
             raise TicketError("a coded stream holds what no writer writes") from error
-        return (found - 128).astype(np.int8)
+        return found
 
     def symbols(self, count: int) -> NDArray[np.int8]:
         """The next run of `count` symbols."""
@@ -204,8 +210,8 @@ class BitReader:
 def histogram(values: NDArray[np.int8]) -> NDArray[np.int64]:
     """How often each byte comes, (256,), of an array of any shape."""
     flat, counts = values.reshape(-1).view(np.uint8), np.zeros(256, np.int64)
-    for start in range(0, flat.size, 1 << 20):  # bincount widens its input to 8 bytes each
-        counts += np.bincount(flat[start : start + (1 << 20)], minlength=256)
+    for start in range(0, flat.size, _AT_ONCE):  # bincount widens its input to 8 bytes each
+        counts += np.bincount(flat[start : start + _AT_ONCE], minlength=256)
     return counts
 
 
