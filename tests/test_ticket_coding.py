@@ -42,11 +42,9 @@ class PlainReader:
         return self.words[at] if at < len(self.words) else 0
 
     def byte(self, q: int) -> int:
-        return self.counted(frequencies(q).tolist())
-
-    def counted(self, counts: list[int]) -> int:
         scale = self.range >> 24
         target = (self.point - self.low) % 2**64 // scale
+        counts = frequencies(q).tolist()
         byte = start = 0
         while start + counts[byte] <= target:
             start += counts[byte]
@@ -85,14 +83,6 @@ class PlainReader:
                 if hit:
                     values[place] = value
         return [alphabet[-1] if value is None else value for value in values]
-
-    def values(self, count: int) -> list[int]:
-        """Of more than 16 different ones, by a table."""
-        assert self.number(8) == 255
-        shares = [self.number(16) for _ in range(256)]
-        counts = [1 + (2**24 - 256) * share // sum(shares) for share in shares]
-        counts[shares.index(max(shares))] += 2**24 - sum(counts)
-        return [self.counted(counts) - 128 for _ in range(count)]
 
 
 def test_frequencies_by_hand() -> None:
@@ -378,16 +368,17 @@ def test_alphabets_beyond_the_limit_are_refused() -> None:
 
 
 def test_coded_floats_are_read_as_the_page_says() -> None:
-    values = torch.randn(3000, generator=torch.Generator().manual_seed(0)) ** 15  # of many exponents
-    values = (values.view(torch.int32) & ~0xFF).view(torch.float32)  # digits that are never used
+    values = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    values = (values.view(torch.int32) & ~0x7F).view(torch.float32)  # digits that are never used
     stream = floats.encode(values)
     assert stream is not None
     assert stream[0] == 0b1001
     middle = [stream[1 + 3000 * place : 1 + 3000 * (place + 1)] for place in (0, 1)]
-    reader = PlainReader(stream[1 + 2 * 3000 :])
-    low, high = reader.symbols(3000), reader.values(3000)
-    for at, value in enumerate(values.tolist()):
-        word = (low[at] & 255) | middle[0][at] << 8 | middle[1][at] << 16 | (high[at] & 255) << 24
+    reader = zlib.decompressobj(-15)
+    low = reader.decompress(stream[1 + 2 * 3000 :])
+    high = zlib.decompress(reader.unused_data, -15)
+    for value, *places in zip(values.tolist(), low, *middle, high, strict=True):
+        word = int.from_bytes(bytes(places), "little")
         word = word >> 1 | (word & 1) << 31
         assert struct.unpack("<f", word.to_bytes(4, "little"))[0] == value
 
@@ -425,19 +416,19 @@ def test_floats_come_back_to_the_bit(dtype: torch.dtype, seed: int, count: int, 
 
 @pytest.mark.parametrize("dtype", FLOATS[:4])
 def test_weights_take_less_than_their_dtype(dtype: torch.dtype) -> None:
-    """Of normal values exponents take at most 3 bits more than the entropy of their digits."""
+    """Exponents of normal values take about three bits."""
     values = torch.randn(20000, generator=torch.Generator().manual_seed(1)).to(dtype)
     stream = floats.encode(values)
     assert stream is not None
     saved = {torch.float64: 4, torch.float32: 5, torch.float16: 1.5, torch.bfloat16: 5}[dtype]
-    assert 8 * len(stream) <= (8 * dtype.itemsize - saved) * 20000 + 8 * 600
+    assert 8 * len(stream) <= (8 * dtype.itemsize - saved) * 20000 + 8 * 100
 
 
 def test_what_is_no_smaller_stays_as_it_is() -> None:
     for values in (
         torch.arange(5), torch.ones(0), torch.tensor(0.5), torch.ones(2, dtype=torch.complex64),
         torch.from_numpy(np.random.default_rng(0).integers(0, 256, 4000, dtype=np.uint8)).view(torch.float32),
-        torch.zeros(2**20),  # a few bytes that stand for so many values are refused by readers
+        torch.zeros(2**20, dtype=torch.float8_e5m2),  # a few bytes that stand for so many values are refused by readers
     ):  # fmt: skip
         assert floats.encode(values) is None
 

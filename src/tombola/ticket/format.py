@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import stat
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +25,7 @@ from torch import Tensor
 from tombola.errors import TicketError
 from tombola.formats import plural
 from tombola.strict import parse_json
+from tombola.ticket.deflate import deflated, inflated
 from tombola.ticket.foreign import identify
 
 FORMAT = 4  # the format that this version writes
@@ -146,27 +146,16 @@ def _index_limit(packed: int) -> int:
 
 
 def _deflate(text: bytes) -> bytes:
-    """A raw deflate stream (RFC 1951); text that would grow by more than a reader allows is stored as it is."""
-    streams = (_compressed(text, level) for level in (9, 0))
+    """A deflate stream; text that would grow by more than a reader allows is stored as it is."""
+    streams = (deflated(text, level) for level in (9, 0))
     return next(stream for stream in streams if len(text) <= _index_limit(len(stream)))
 
 
-def _compressed(text: bytes, level: int) -> bytes:
-    writer = zlib.compressobj(level, zlib.DEFLATED, -15)
-    return writer.compress(text) + writer.flush()
-
-
 def _inflate(data: bytes, limit: int) -> bytes:
-    """The text of a raw deflate stream; TicketError unless it is whole, within `limit` bytes, and nothing follows."""
-    reader = zlib.decompressobj(-15)
-    try:
-        text = reader.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise TicketError(f"the ticket's index cannot be decompressed: {error}") from error
-    if len(text) > limit:
-        raise TicketError(f"the ticket's index has more than {limit} bytes, which none needs")
-    if not reader.eof or reader.unused_data:
-        raise TicketError("the ticket's index is cut short or followed by other bytes")
+    """The text of a deflate stream; TicketError unless it is whole, within `limit` bytes, and nothing follows."""
+    text, rest = inflated(data, limit, "the ticket's index")
+    if rest:
+        raise TicketError("the ticket's index is followed by other bytes")
     return text
 
 
