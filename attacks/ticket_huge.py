@@ -1,9 +1,9 @@
 """Tickets of about a kilobyte that claim up to 2^62 weights, or a network of billions of them.
 
 A mask that keeps nothing, or all, takes no bytes, whatever its size; a stream of coded bits can be read on beyond its
-end; and a network by name can be asked for with any widths. A file may claim 2^24 weights, and 256 more for each of its
-bytes: what is beyond that is refused before memory is taken, until the user says how many he wants. `tombola info`
-reads the header alone.
+end; coded values inflate a thousandfold; and a network by name can be asked for with any widths. A file may claim 2^24
+weights, and 256 more for each of its bytes: what is beyond that is refused before memory is taken, until the user says
+how many he wants. `tombola info` reads the header alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from tombola.ticket import format as container
 from tombola.ticket import table as overview
 from tombola.ticket.bitcode import BitWriter
 from tombola.ticket.codec import encode
+from tombola.ticket.deflate import deflated
+from tombola.ticket.layout import PARTS
 from tombola.ticket.ticket import Ticket
 
 NETWORKS: list[dict[str, Any]] = [
@@ -41,6 +43,9 @@ def attack(folder: Path) -> None:
             bounded(lambda: _hostile.refused(Ticket.load, file))
             if max(shape) < 2**31:
                 bounded(lambda: overview.table(Ticket.look(file)) and overview.info(Ticket.look(file)))
+    for count in (2**22, 2**24, 2**40):
+        file.write_bytes(inflating(count))
+        bounded(lambda: _hostile.refused(Ticket.load, file))
     for network in NETWORKS:
         header, tensors = encode(_hostile.real())
         named = {**header["origin"]["network"], "input_shape": [3, 32, 32], **network}
@@ -61,9 +66,19 @@ def claiming(shape: list[int], stream: bytes) -> bytes:
     header, _ = encode(_hostile.real())
     mask = {"name": "w", "shape": shape, "kept": 0, "coding": "bernoulli", "bytes": len(stream)}
     origin = {**header["origin"], "kind": "seeded", "init": "x", "seed": 0, "weights_hash": "0" * 64}
-    lists = {"masks": [mask], "symbols": [], "tensors": []}
+    lists = {"masks": [mask], **{part: [] for part in PARTS}}
     coded = torch.frombuffer(bytearray(stream), dtype=torch.uint8)
     return container.pack({**header, **lists, "origin": origin, "provenance": {}}, {"coded": coded})
+
+
+def inflating(count: int) -> bytes:
+    """A small file with a tensor of so many values, each byte of which inflates a thousandfold."""
+    ticket = _hostile.real().without_origin()
+    header, tensors = encode(ticket)
+    stream = b"\x01" + deflated(bytes(2**22))
+    entry = {"kind": "state", "name": "x", "dtype": "float8_e5m2", "shape": [count], "bytes": len(stream)}
+    coded = torch.cat([tensors["coded"], torch.frombuffer(bytearray(stream), dtype=torch.uint8)])
+    return container.pack({**header, "floats": [*header["floats"], entry]}, {**tensors, "coded": coded})
 
 
 def bounded(act: Any) -> None:
