@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -340,6 +341,8 @@ def test_a_network_without_a_path_meets_no_budget() -> None:
     with pytest.raises(TombolaError, match="no path leads from the input to the output: 8 of 768 weights") as caught:
         tb.prune_to(model, torch.randn(9, 16), file=10, lowest=0.01, allocation="uniform")
     assert "\n" not in str(caught.value)
+    said = r"; file 10 asks for more than these layers can give: with them it is [\d,]+ bytes; ask for less"
+    assert re.search(said, str(caught.value))
 
 
 def test_so_many_times_as_fast(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

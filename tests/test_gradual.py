@@ -277,6 +277,15 @@ def test_what_cannot_be_is_one_line() -> None:
     ):
         with pytest.raises(TombolaError, match=words):
             tb.Gradual(model, **wrong)  # type: ignore[arg-type]
+    for wrong, words in (
+        ({"density": {"0.weight": 0.5}}, "one for every layer"),
+        ({"density": {"0.weight": 0.5, "9.weight": 0.5}}, "9.weight"),
+        ({"density": 0.5, "scope": "globl"}, "scope"),
+        ({"density": dict.fromkeys(tb.Mask.full(model), 0.5), "scope": "global"}, "goes with scope 'layer'"),
+    ):  # said at once, whenever the schedule begins
+        with pytest.raises(TombolaError, match=words):
+            tb.Gradual(model, schedule=tb.Cubic(begin=5, end=9), **wrong)  # type: ignore[arg-type]
+        assert not model._forward_pre_hooks
     with pytest.raises(TombolaError, match="no prunable weight"):
         tb.Gradual(nn.Embedding(3, 4), 0.5)
     pruner = tb.Gradual(model, 0.5, SCHEDULE)

@@ -125,6 +125,12 @@ def test_checkpoints_are_opened_and_not_read(tmp_path: Path) -> None:
         (lambda out: pack_file({"a": torch.eye(2)}, out, "int4"), "use one of"),
         (lambda out: pack_file({"a": 3}, out), "a ticket holds initialised tensors"),
         (
+            lambda out: pack_file({"a": torch.ones(2, dtype=torch.complex128)}, out),
+            "'a' is torch.complex128, which a ticket does not hold; cast it to one of bfloat16, bool, complex64, ",
+        ),
+        (lambda out: unpack_file(out / "gone.ticket", out), "gone.ticket': no such file; a search ends with"),
+        (lambda out: unpack_file(out.parent, out), "a folder, and no ticket lies in it"),
+        (
             lambda out: pack_file({"a": torch.tensor([0.0, torch.inf, *range(398)]).reshape(20, 20)}, out, "int8"),
             "not finite",
         ),

@@ -62,7 +62,8 @@ class Gradual:
     own Gradual after `init_process_group` and before the model is wrapped, and all step alike.
 
     Args:
-        density: fraction of the prunable weights kept in the end, or name -> fraction (scope "layer"). Fixed by N:M.
+        density: fraction of the prunable weights kept in the end, or name -> fraction for every layer (scope
+            "layer"). Fixed by N:M.
         schedule: when and how fast; None prunes at once.
         mask: a mask to hold as it is, instead of all else.
         scope: "layer" or "global", as in `select`.
@@ -125,6 +126,8 @@ class Gradual:
         try:
             if self._due():
                 self._prune()
+            elif self._final is not None:  # what a selection refuses is said now, and not hours later
+                self._selected({name: keep.float() for name, keep in self._mask.items()}, generator(self._seed))
             if present_ranks().size > 1:
                 self.agree()
         except BaseException:

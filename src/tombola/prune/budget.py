@@ -219,7 +219,8 @@ def prune_to(
             update(len(done))
     best = nearest(done, goal)
     pruned, read = at(best.density, errors=True)
-    check_path(own, pruned, read)
+    check_path(own, pruned, read, f"{budget} {asked:g} asks for more than these layers can give: with them it is "
+               f"{goal.words(best.value)}; ask for less, or include more layers")  # fmt: skip
     accuracy = None
     if checks is not None and before is not None:
         accuracy = (before, before if best.density == 1 else checks.of(pruned.model))

@@ -13,7 +13,9 @@ from tombola.select.select import warn_of_empty
 from tombola.train.connectivity import is_cut, tells_apart
 
 
-def check_path(before: nn.Module, pruned: Pruned, data: Calibration | None) -> None:
+def check_path(
+    before: nn.Module, pruned: Pruned, data: Calibration | None, fix: str = "ask for a higher density"
+) -> None:
     """TombolaError if no kept path leads from the input to the output; a warning that names layers of which nothing is.
 
     It is looked for with the first calibration batch of several examples; without such, only a mask that keeps nothing
@@ -22,6 +24,7 @@ def check_path(before: nn.Module, pruned: Pruned, data: Calibration | None) -> N
     Args:
         before: the network that was pruned.
         data: what it was calibrated on.
+        fix: what the message ends with.
     """
     batches = () if data is None else data.batches
     batch = next((one for one in batches if one.size > 1), None)
@@ -33,7 +36,7 @@ def check_path(before: nn.Module, pruned: Pruned, data: Calibration | None) -> N
     raise TombolaError(
         f"no path leads from the input to the output: {mask.kept:,} of {mask.total:,} weights are kept"
         + (f", and none of {', '.join(empty[:4])}{', ...' * (len(empty) > 4)}" if empty else "")
-        + "; ask for a higher density"
+        + f"; {fix}"
     )
 
 

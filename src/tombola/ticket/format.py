@@ -98,8 +98,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def check_file(path: Path) -> int:
     """The format of a file; TicketError unless it is a whole ticket. It is read in pieces."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with _opened(path) as (file, size):
         end = _header_end(file.read(8), size)
         file.seek(0)
         head = file.read(end)
@@ -218,6 +217,13 @@ def located(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """All bytes of a ticket file. Size, header and marker are looked at before the file is read whole."""
+    with _opened(path) as (file, size):
+        return _read_checked(file, size)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
+    """A file and its size; TicketError for what is no file, or cannot be read."""
     try:
         target = Path(path)
         info = target.stat()
@@ -226,7 +232,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         if not stat.S_ISREG(info.st_mode):
             raise TicketError("not a file; give the path of a ticket file")
         with target.open("rb") as file:
-            return _read_checked(file, info.st_size)
+            yield file, info.st_size
     except FileNotFoundError as error:
         raise TicketError("no such file; a search ends with the path of its ticket, and its run holds it") from error
     except TicketError:

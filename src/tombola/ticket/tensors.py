@@ -55,10 +55,12 @@ def own(tensor: object, name: str) -> Tensor:
     if not isinstance(tensor, Tensor) or is_lazy(tensor):
         kind = "an uninitialised parameter" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
         raise TicketError(f"{show(name)} is {kind}; a ticket holds initialised tensors only")
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.dtype not in DTYPES:
+    if tensor.dtype not in DTYPES:
+        known = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in DTYPES))
+        raise TicketError(f"{show(name)} is {tensor.dtype}, which a ticket does not hold; cast it to one of {known}")
+    if tensor.layout is not torch.strided or tensor.is_meta:
         raise TicketError(
-            f"{show(name)} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; "
-            "a ticket holds dense tensors of ordinary dtypes, with memory"
+            f"{show(name)} is {tensor.layout}, on {tensor.device}; a ticket holds dense tensors with memory"
         )
     copy = tensor.detach().to("cpu").resolve_conj().resolve_neg()
     return copy.clone(memory_format=torch.contiguous_format)
