@@ -125,6 +125,13 @@ def test_an_engine_that_cannot_run_says_why_and_nothing_is_compared_with_it() ->
     assert [time.missing for time in found.baselines] == [None, "no images"]
     assert [gain.baseline for gain in found.outcomes[0].gains] == ["eager"]
     json.dumps(found.as_dict())
+    first, head, rule, *rows = str(found).splitlines()
+    assert first == "batch 1, 1 thread"
+    assert head.split()[:2] == ["network", "ms"]
+    assert set(rule) == {"-"}
+    assert rows[0].startswith("dense, eager")
+    assert rows[1].endswith("no images")
+    assert rows[2].startswith("50 % zeros")
 
 
 def test_the_command_shows_cases_beside_engines() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -11,12 +11,6 @@ from tombola.cli.options import listed
 from tombola.cli.screen import Screen, loading
 from tombola.cli.subjects import subject
 from tombola.errors import TombolaError
-from tombola.formats import MISSING, density, multiple, plural, quantity
-
-if TYPE_CHECKING:
-    from tombola.bench.bench import Timing
-    from tombola.deploy.report import DeployedLayer
-    from tombola.deploy.what_if import Outcome, WhatIf
 
 _OWN: Mapping[str, Any] = {"seconds": None, "seed": 0, "include": [], "exclude": []}
 """The options that only --what_if reads, with their defaults."""
@@ -55,6 +49,7 @@ def run_what_if(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         import torch
 
         from tombola.deploy.what_if import BASELINES, cases_of, what_if
+        from tombola.deploy.what_if_tables import blocks
 
     cases = cases_of(given["what_if"])
     about = subject(given)
@@ -74,7 +69,12 @@ def run_what_if(given: Namespace, screen: Screen) -> Mapping[str, Any]:
                 generator=torch.Generator("cpu").manual_seed(given["seed"]),
             )
         )
-        _show(screen, given["ticket"], found[-1])
+        screen.line(f"{given['ticket']}, nothing trained, masks at random")
+        for block in blocks(found[-1]):
+            if isinstance(block, str):
+                screen.line(block)
+            else:
+                screen.table(block.head, block.rows, left=block.left)
     return {"model": given["ticket"], "recipe": None, "what_if": [one.as_dict() for one in found]}
 
 
@@ -93,79 +93,3 @@ def batch_sizes(given: Any) -> list[int]:
     if not sizes or min(sizes) < 1:
         raise TombolaError(f"--batch is {given!r}; give sizes of 1 or more, e.g. 1,64")
     return sizes
-
-
-# ---- tables ------------------------------------------------------------------------------------------------
-
-
-def _show(screen: Screen, name: str, found: WhatIf) -> None:
-    screen.line(f"{name} at batch {found.batch}, {plural(found.threads, 'thread')}: nothing trained, masks at random")
-    baselines = _shown(found.baselines)
-    head = ("network", "ms", "quartiles", *(f"× {engine}" for engine in baselines), "weights", "FLOP", "")
-    blanks = [MISSING] * len(baselines)
-    rows = [
-        [f"dense, {time.engine}", *_ms(time), *blanks, MISSING, MISSING, time.missing or ""] for time in found.baselines
-    ]
-    rows += [_row(outcome, baselines) for outcome in found.outcomes]
-    screen.table(head, rows, left=(0, len(head) - 1))
-    screen.line(
-        f"median of {plural(found.rounds, 'alternating round')}; dense weights {quantity(found.bytes, 'B')}, "
-        f"{quantity(found.flops, 'FLOP')} an input; int8 and zeros both cost accuracy, which is not measured here"
-    )
-    if small := [outcome.case.density for outcome in found.outcomes if 0.5 < outcome.case.density < 1]:
-        kept, pruned = (density(share).replace(".00", "") for share in (max(small), 1 - max(small)))
-        given, other = f"{max(small):g}", f"{1 - max(small):.6g}"
-        screen.line(
-            f"density is the fraction of weights kept: {given} leaves {pruned} zeros; for {kept} zeros give {other}"
-        )
-    _show_layers(screen, [outcome for outcome in found.outcomes if outcome.timing is not None])
-
-
-def _shown(times: Sequence[Timing]) -> list[str]:
-    """What gains are shown over: eager, the fastest float32 engine, and int8."""
-    from tombola.bench.engines import DENSE, INT8
-
-    medians = {time.engine: time.median for time in times if time.median is not None}
-    dense = [engine for engine in DENSE if engine in medians]
-    fastest = min(dense, key=medians.__getitem__, default="")
-    return [engine for engine in medians if engine in ("eager", fastest, INT8)]
-
-
-def _row(outcome: Outcome, baselines: Sequence[str]) -> list[str]:
-    gains = {gain.baseline: gain for gain in outcome.gains}
-    over = [multiple(gains[name].ratio) if name in gains else MISSING for name in baselines]
-    sizes = (quantity(outcome.bytes, "B"), quantity(outcome.flops, "FLOP"))
-    return [str(outcome.case), *_ms(outcome.timing), *over, *sizes, outcome.missing or ""]
-
-
-def _ms(time: Timing | None) -> tuple[str, str]:
-    if time is None or time.median is None or time.low is None or time.high is None:
-        return MISSING, MISSING
-    return f"{time.median:.3f}", f"{time.low:.3f} to {time.high:.3f}"
-
-
-def _show_layers(screen: Screen, outcomes: Sequence[Outcome]) -> None:
-    """Layer by layer, how many times as fast as dense each is alone."""
-    layers = {layer.name: layer for outcome in reversed(outcomes) for layer in outcome.layers}
-    if layers:
-        alone = [{layer.name: layer for layer in outcome.layers} for outcome in outcomes]
-        rows = [
-            [name, "x".join(map(str, layer.shape)), _milliseconds(layer), *(_gain(one.get(name)) for one in alone)]
-            for name, layer in layers.items()
-        ]
-        screen.table(("layer", "weight", "dense ms", *(str(outcome.case) for outcome in outcomes)), rows, left=(0, 1))
-        screen.line(
-            "each layer alone, in its fastest round: torch over sparse kernels; the whole has what lies between too"
-        )
-    for name, reason in (outcomes[0].left or {}).items():
-        screen.line(f"stays with torch: {name}: {reason}")
-
-
-def _milliseconds(layer: DeployedLayer) -> str:
-    return MISSING if layer.dense is None else f"{1e3 * layer.dense:.3f}"
-
-
-def _gain(layer: DeployedLayer | None) -> str:
-    if layer is None or layer.native is None or layer.dense is None:
-        return MISSING
-    return multiple(layer.dense / layer.native)

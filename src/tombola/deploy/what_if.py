@@ -18,6 +18,7 @@ from tombola.compact.checks import plain_tensors
 from tombola.compact.effective import plain_copy
 from tombola.deploy.deploy import Deployed, deploy
 from tombola.deploy.report import DeployedLayer
+from tombola.deploy.what_if_tables import as_text
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.formats import density as in_percent
@@ -82,6 +83,9 @@ class WhatIf:
     outcomes: tuple[Outcome, ...]
     flops: int
     bytes: int
+
+    def __str__(self) -> str:
+        return as_text(self)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
