@@ -161,7 +161,7 @@ def prune_to(
 
     >>> network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     >>> reached = tb.prune_to(network, torch.randn(32, 64), file="20kB")
-    >>> reached.met, reached.value <= 20_000, 0.1 < reached.pruned.mask.density < 0.6
+    >>> reached.met, reached.value <= 20_000, 0.1 < reached.pruned.mask.density < 0.8
     (True, True, True)
     """
     size = None if file is None else bytes_of(file, dense_bytes(unwrap(model)))

@@ -183,7 +183,7 @@ def check_lists(index: dict[str, Any], tensors: Tensors) -> None:
     parts = _plain(index["tensors"], tensors)
     for entry in coded:
         kind, name = _place_of(entry, parts)
-        parts[kind][name] = torch.empty(0, device="cpu")
+        parts[kind][name] = torch.empty(0, dtype=torch.uint8, device="cpu")
         _float_spec(entry)
     _check_coded(tensors, [entry["bytes"] for entry in (*index["masks"], *symbols, *coded)])
 
