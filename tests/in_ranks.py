@@ -14,6 +14,10 @@ import lightning_fabric.strategies.ddp  # noqa: F401  # once here, and not in ev
 import pytest
 import torch
 
+# Autograd starts threads for all devices that are known at a process's first backward, and then no fork of it may use
+# autograd. What tests import and export makes devices known; before that, on a CPU alone, there are none.
+torch.ones(1, requires_grad=True).sum().backward()
+
 SIZE = 2
 
 
