@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.screen import Screen, loading
-from tombola.cli.tickets import add_ticket
+from tombola.cli.tickets import add_no_origin, add_ticket, add_values
 from tombola.cli.verb import Verb
 
 
@@ -24,21 +24,8 @@ def _add(parser: ArgumentParser) -> None:
         "repo", type=str, help="the repository, user/name, made where it is missing; first log in by hf auth login"
     )
     parser.add_argument("--filename", type=str, default="network.ticket", help="the ticket's name in the repository")
-    parser.add_argument(
-        "--values",
-        type=str | None,
-        default=None,
-        help="float16, bfloat16 or int8 (a step for each row): kept weights are rounded to that (null: bit for bit)",
-    )
-    parser.add_argument(
-        "--no-origin",
-        "--no_origin",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="leave out stored weights from before training: see export",
-    )
+    add_values(parser)
+    add_no_origin(parser, "leave out stored weights from before training: see export")
     card = parser.add_argument_group("model card, written where the repository has no README")
     card.add_argument(
         "--verdict", type=str | None, default=None, help="the run of its verify, a folder: its claims and intervals"

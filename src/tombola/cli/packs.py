@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from tombola.cli.deltas import CHECKPOINT, check_apart
 from tombola.cli.options import listed, several
 from tombola.cli.screen import Screen
-from tombola.cli.tickets import add_ticket
+from tombola.cli.tickets import add_ticket, add_values
 from tombola.cli.verb import Verb
 from tombola.errors import TombolaError
 
@@ -42,12 +42,7 @@ def _add_pack(parser: ArgumentParser) -> None:
         help="shape of one input, without the batch, for the ticket to record: deploy then needs none",
     )
     parser.add_argument("--out", type=str, required=True, help="the ticket's file")
-    parser.add_argument(
-        "--values",
-        type=str | None,
-        default=None,
-        help="float16, bfloat16 or int8 (a step for each row): kept weights are rounded to that (null: bit for bit)",
-    )
+    add_values(parser)
 
 
 def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:

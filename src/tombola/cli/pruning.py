@@ -13,6 +13,7 @@ from tombola.cli.budgets import add_budget, check_budget, prune_to_budget
 from tombola.cli.options import Group, listed
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA
+from tombola.cli.tickets import add_values
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.models.spec import ModelSpec
@@ -69,12 +70,7 @@ def _add(parser: ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="draws the examples; a criterion that draws derives from it")
     add_budget(parser)
     parser.add_argument("--out", type=str, required=True, help="the ticket's file")
-    parser.add_argument(
-        "--values",
-        type=str | None,
-        default=None,
-        help="float16, bfloat16 or int8 (a step for each row): kept weights are rounded to that (null: bit for bit)",
-    )
+    add_values(parser)
     parser.add_argument(
         "--origin",
         type=bool,

@@ -65,6 +65,19 @@ def add_ticket(parser: ArgumentParser) -> None:
     add_room(parser)
 
 
+def add_values(
+    parser: ArgumentParser,
+    help: str = "float16, bfloat16 or int8 (a step for each row): kept weights are rounded to that (null: bit for bit)",
+) -> None:
+    """What a ticket's values are rounded to in its file."""
+    parser.add_argument("--values", type=str | None, default=None, help=help)
+
+
+def add_no_origin(parser: ArgumentParser, help: str) -> None:
+    """Whether a ticket's file leaves its origin out."""
+    parser.add_argument("--no-origin", "--no_origin", type=bool, nargs="?", const=True, default=False, help=help)
+
+
 def add_architecture(parser: ArgumentParser) -> None:
     """Options for building the network of a ticket."""
     group = parser.add_argument_group("architecture, for a ticket of a network that is not Tombola's own")
@@ -124,20 +137,10 @@ def _add_export(parser: ArgumentParser) -> None:
         help="the file: .safetensors, .pt or .pth, or .ticket for another ticket (null: beside it, .safetensors)",
     )
     parser.add_argument("--weights", type=str, default="final", help="final (trained) or origin (before training)")
-    parser.add_argument(
-        "--values",
-        type=str | None,
-        default=None,
-        help="for .ticket: round trained values to float32, float16, bfloat16 or int8 (null: as they are)",
-    )
-    parser.add_argument(
-        "--no-origin",
-        "--no_origin",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="for .ticket: leave out stored weights from before training; the trained network can be built, but it "
+    add_values(parser, "for .ticket: round trained values to float32, float16, bfloat16 or int8 (null: as they are)")
+    add_no_origin(
+        parser,
+        "for .ticket: leave out stored weights from before training; the trained network can be built, but it "
         "cannot be verified or searched from",
     )
     add_architecture(parser)
