@@ -164,11 +164,16 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
     ]
 
 
-def ruled(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """As `aligned`, with a rule below the headings, the first row, and one above the total, the last row."""
+def headed(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """As `aligned`, with a rule below the headings, the first row."""
     lines = aligned(rows, left)
-    rule = "-" * max(map(len, lines))
-    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def ruled(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """As `headed`, with a rule above the total too, the last row."""
+    head, rule, *lines, total = headed(rows, left)
+    return [head, rule, *lines, rule, total]
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,7 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     called = copied(model) if any(map(_computes, plain.modules())) else plain
     want = outputs(called, example) if called is not plain else None
     with torch.no_grad():
-        taken = [*_take_computed(plain), *_take_hooked(plain, called)]
-        release(plain)
-        if taken:
+        if taken := _take(plain, called):
             _check(want, outputs(copied(plain), example), taken)
     return plain
 
@@ -59,10 +57,15 @@ def uncomputed(model: nn.Module) -> nn.Module:
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, _HOOKS):
                     hook(module, ())
-        for _ in (*_take_computed(plain), *_take_hooked(plain, called)):
-            pass
-        release(plain)
+        _take(plain, called)
     return plain
+
+
+def _take(plain: nn.Module, called: nn.Module) -> list[str]:
+    """All computed weights become parameters, and held masks go; the names of those weights."""
+    taken = [*_take_computed(plain), *_take_hooked(plain, called)]
+    release(plain)
+    return taken
 
 
 def _take_computed(model: nn.Module) -> Iterator[str]:

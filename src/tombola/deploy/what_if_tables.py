@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tombola.bench.engines import DENSE, INT8
-from tombola.formats import MISSING, aligned, density, multiple, plural, quantity
+from tombola.formats import MISSING, density, headed, multiple, plural, quantity
 
 if TYPE_CHECKING:
     from tombola.bench.bench import Timing
@@ -26,11 +26,7 @@ def as_text(found: WhatIf) -> str:
     """All of it, aligned."""
     lines: list[str] = []
     for block in blocks(found):
-        if isinstance(block, str):
-            lines.append(block)
-        else:
-            head, *rows = aligned([block.head, *block.rows], block.left)
-            lines += [head.rstrip(), "-" * max(map(len, (head, *rows))), *map(str.rstrip, rows)]
+        lines += [block] if isinstance(block, str) else headed([block.head, *block.rows], block.left)
     return "\n".join(lines)
 
 
@@ -52,7 +48,7 @@ def blocks(found: WhatIf) -> Iterator[str | Table]:
     if small := [outcome.case.density for outcome in found.outcomes if 0.5 < outcome.case.density < 1]:
         kept, pruned = (density(share).replace(".00", "") for share in (max(small), 1 - max(small)))
         given, other = f"{max(small):g}", f"{1 - max(small):.6g}"
-        yield (f"density is the fraction of weights kept: {given} leaves {pruned} zeros; for {kept} zeros give {other}")
+        yield f"density is the fraction of weights kept: {given} leaves {pruned} zeros; for {kept} zeros give {other}"
     yield from _of_layers([outcome for outcome in found.outcomes if outcome.timing is not None])
 
 

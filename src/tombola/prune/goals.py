@@ -148,7 +148,8 @@ def bytes_of(size: int | str, whole: int) -> int:
 def dense_bytes(model: nn.Module) -> int:
     """Bytes of all tensors of a network, as a checkpoint holds them: those that are tied once."""
     state = tensors_of(model)
-    return sum(value.nbytes for name, value in state.items() if name not in ties(state))
+    aliases = ties(state)
+    return sum(value.nbytes for name, value in state.items() if name not in aliases)
 
 
 def faster(

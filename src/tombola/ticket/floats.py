@@ -19,9 +19,9 @@ from torch import Tensor
 from tombola.errors import TicketError
 from tombola.ticket.bitcode import histogram
 from tombola.ticket.deflate import deflated, inflated
+from tombola.ticket.fields import WEIGHTS_PER_BYTE
 from tombola.ticket.tensors import raw_bytes
 
-VALUES_PER_BYTE: Final = 256  # a stream stands for no more, since a few bytes could claim any number
 _WORTH: Final = 31 / 32  # of a place's bytes: what coding must come below, since it takes time
 _ENTRY: Final = 32  # bytes that a stream must save, since its entry in the index is longer
 _FEW: Final = 1.2  # bits of entropy a byte, below which Huffman's code alone takes much more
@@ -41,7 +41,7 @@ def encode(values: Tensor) -> bytes | None:
             coded |= 1 << place
             streams.append(stream)
     found = b"".join([bytes([coded]), *plain, *streams])
-    smaller = len(found) + _ENTRY <= values.nbytes and values.numel() <= VALUES_PER_BYTE * len(found)
+    smaller = len(found) + _ENTRY <= values.nbytes and values.numel() <= WEIGHTS_PER_BYTE * len(found)
     return found if coded and smaller else None
 
 
@@ -52,7 +52,7 @@ def decode(stream: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         TicketError: no stream of so many values.
     """
     count, width = math.prod(shape), dtype.itemsize
-    if not dtype.is_floating_point or not 0 < count <= VALUES_PER_BYTE * len(stream):
+    if not dtype.is_floating_point or not 0 < count <= WEIGHTS_PER_BYTE * len(stream):
         raise TicketError(f"{len(stream)} coded bytes cannot be {count} values of {str(dtype).removeprefix('torch.')}")
     coded = [place for place in range(8) if stream[0] >> place & 1]
     plain = [place for place in range(width) if place not in coded]

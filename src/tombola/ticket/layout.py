@@ -8,7 +8,7 @@ smaller (floats.py); everything else is stored as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -180,10 +180,10 @@ def check_lists(index: dict[str, Any], tensors: Tensors) -> None:
         if entry["kind"] not in SYMBOLS:
             raise TicketError(f"symbols {show(entry['kind'])} of {show(entry['name'])} have no place in a ticket")
         check_name(entry["name"])
-    parts = _plain(index["tensors"], tensors)
+    taken = {kind: set(plain) for kind, plain in _plain(index["tensors"], tensors).items()}
     for entry in coded:
-        kind, name = _place_of(entry, parts)
-        parts[kind][name] = torch.empty(0, dtype=torch.uint8, device="cpu")
+        kind, name = _place_of(entry, taken)
+        taken[kind].add(name)
         _float_spec(entry)
     _check_coded(tensors, [entry["bytes"] for entry in (*index["masks"], *symbols, *coded)])
 
@@ -213,10 +213,10 @@ def _plain(index: Any, tensors: Tensors) -> dict[str, Tensors]:
     return parts
 
 
-def _place_of(entry: dict[str, Any], parts: Mapping[str, Tensors]) -> tuple[str, str]:
-    """Kind and name of a tensor, if the ticket has a place for it that is free."""
+def _place_of(entry: dict[str, Any], taken: Mapping[str, Collection[str]]) -> tuple[str, str]:
+    """Kind and name of a tensor, if the ticket has a place for it that is not taken."""
     kind, name = entry["kind"], check_name(entry["name"])
-    if not isinstance(kind, str) or kind not in PLAIN or name in parts[kind]:
+    if not isinstance(kind, str) or kind not in PLAIN or name in taken[kind]:
         raise TicketError(f"tensor {show(kind)} of {show(name)} has no place in a ticket, or is there twice")
     return kind, name
 
